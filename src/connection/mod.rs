@@ -1,0 +1,8 @@
+//! From an endpoint to a service that can be called, and word of its end.
+
+mod connector;
+mod events;
+
+pub use connector::{Connector, ConnectorFn, connector_fn};
+pub use events::{ConnectionEvents, End};
+pub(crate) use events::{Ended, Inbox};

@@ -1,0 +1,182 @@
+//! When an endpoint is ejected, for how long, and how many may be out at once.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::math::atomic::{AtomicUsize, Ordering};
+
+/// The rules of ejection by failures in a row.
+///
+/// | setting | default | source |
+/// |---|---|---|
+/// | failures in a row | 5 | Envoy `consecutive_5xx` |
+/// | base ejection time | 30 s | gRFC A50 `base_ejection_time` |
+/// | maximum ejection time | 300 s | gRFC A50 `max_ejection_time` |
+/// | maximum ejection percent | 50 % | room for one of two endpoints; gRFC A50 and Envoy: 10 % |
+/// | panic threshold | 50 % | Envoy `healthy_panic_threshold` |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ejection {
+    consecutive_failures: u32,
+    base_time: Duration,
+    max_time: Duration,
+    max_percent: u32,
+    panic_threshold_percent: u32,
+}
+
+impl Default for Ejection {
+    fn default() -> Self {
+        Self {
+            consecutive_failures: 5,
+            base_time: Duration::from_secs(30),
+            max_time: Duration::from_secs(300),
+            max_percent: 50,
+            panic_threshold_percent: 50,
+        }
+    }
+}
+
+impl Ejection {
+    /// No ejection at all: outcomes are counted, nothing follows.
+    pub fn off() -> Self {
+        Self::default().with_max_percent(0)
+    }
+
+    /// Failures in a row that eject, at least 1; default 5.
+    #[must_use]
+    pub fn with_consecutive_failures(mut self, failures: u32) -> Self {
+        self.consecutive_failures = failures;
+        self
+    }
+
+    /// How long the first ejection lasts; the n-th in a row lasts n times as long. Default 30 s.
+    #[must_use]
+    pub fn with_base_time(mut self, time: Duration) -> Self {
+        self.base_time = time;
+        self
+    }
+
+    /// The longest ejection; default 300 s.
+    #[must_use]
+    pub fn with_max_time(mut self, time: Duration) -> Self {
+        self.max_time = time;
+        self
+    }
+
+    /// The largest share of the endpoints that may be out at once, in percent; default 50. One of
+    /// several may always be ejected, the only one never. 0 turns ejection off.
+    #[must_use]
+    pub fn with_max_percent(mut self, percent: u32) -> Self {
+        self.max_percent = percent;
+        self
+    }
+
+    /// When the share of endpoints that are connected and not ejected falls under this many
+    /// percent, ejections are ignored: better a doubtful endpoint than overload on the last good
+    /// ones. Default 50; 0 turns panic off.
+    #[must_use]
+    pub fn with_panic_threshold_percent(mut self, percent: u32) -> Self {
+        self.panic_threshold_percent = percent;
+        self
+    }
+
+    /// The share of usable endpoints, in percent, under which ejections are ignored.
+    pub fn panic_threshold_percent(&self) -> u32 {
+        self.panic_threshold_percent
+    }
+
+    /// How long the `times`-th ejection in a row lasts, counted from 1.
+    pub fn duration(&self, times: u32) -> Duration {
+        self.base_time
+            .saturating_mul(times.max(1))
+            .min(self.max_time.max(self.base_time))
+    }
+
+    /// How many of `endpoints` may be out at once.
+    pub fn allowed(&self, endpoints: usize) -> usize {
+        if self.max_percent == 0 || endpoints < 2 {
+            return 0;
+        }
+        (endpoints * self.max_percent as usize / 100).max(1)
+    }
+
+    /// Refuses percentages over 100 and thresholds of nothing.
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        if self.consecutive_failures == 0 {
+            return Err(Error::config(
+                "ejection",
+                "consecutive_failures is 0; the least is 1",
+            ));
+        }
+        if self.base_time.is_zero() {
+            return Err(Error::config("ejection", "base_time is zero"));
+        }
+        if self.max_percent > 100 {
+            return Err(Error::config(
+                "ejection",
+                format!("max_percent is {}, over 100", self.max_percent),
+            ));
+        }
+        if self.panic_threshold_percent > 100 {
+            return Err(Error::config(
+                "ejection",
+                format!(
+                    "panic_threshold_percent is {}, over 100",
+                    self.panic_threshold_percent
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The rules in force and how many endpoints are out, shared by all endpoints of one balancer.
+#[derive(Debug)]
+pub struct Ejections {
+    rules: Ejection,
+    ejected: AtomicUsize,
+    allowed: AtomicUsize,
+}
+
+impl Ejections {
+    /// Nobody is out, and nobody may be until [`set_endpoints`](Self::set_endpoints).
+    pub fn new(rules: Ejection) -> Self {
+        Self {
+            rules,
+            ejected: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(0),
+        }
+    }
+
+    /// The rules.
+    pub fn rules(&self) -> &Ejection {
+        &self.rules
+    }
+
+    /// There are `endpoints` endpoints now. Those that are out stay out.
+    pub fn set_endpoints(&self, endpoints: usize) {
+        self.allowed
+            .store(self.rules.allowed(endpoints), Ordering::Relaxed);
+    }
+
+    /// How many are out.
+    pub fn ejected(&self) -> usize {
+        self.ejected.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn threshold(&self) -> u32 {
+        self.rules.consecutive_failures
+    }
+
+    /// Takes one of the places for ejected endpoints, if one is left.
+    pub(crate) fn reserve(&self) -> bool {
+        self.ejected
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |ejected| {
+                (ejected < self.allowed.load(Ordering::Relaxed)).then_some(ejected + 1)
+            })
+            .is_ok()
+    }
+
+    pub(crate) fn release(&self) {
+        self.ejected.fetch_sub(1, Ordering::AcqRel);
+    }
+}

@@ -1,0 +1,115 @@
+//! Which endpoints may be picked: rules only, no I/O, no clock of their own.
+//!
+//! A call's outcome is judged where it ends, on the caller's thread, because an endpoint that fails
+//! at once can swallow thousands of calls in the time that a message takes to a background task.
+//! So the *decision* to eject is a few atomics here; *when* it ends, and what that does to the set of
+//! candidates, is the control plane's, which hears of each change.
+//!
+//! - [`gate`]: whether one endpoint lets calls in, and the single probing call on its way back;
+//! - [`ejection`]: the rules: how many failures in a row, for how long, how many endpoints at most;
+//! - [`panic`](panic_mode): when so few endpoints are left that the ejections are ignored.
+//!
+//! [`Health::admits`] is the one answer to "may this endpoint be picked".
+
+pub mod ejection;
+pub mod gate;
+pub mod panic_mode;
+
+pub use ejection::{Ejection, Ejections};
+pub use gate::{Entry, Gate};
+
+use crate::math::atomic::{AtomicU32, Ordering};
+use crate::outcome::Outcome;
+
+/// A change that the control plane must hear of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// The endpoint was ejected.
+    Ejected,
+    /// Its probing call went well: it is back.
+    Readmitted,
+}
+
+/// The health record of one endpoint.
+#[derive(Debug, Default)]
+pub struct Health {
+    gate: Gate,
+    consecutive_failures: AtomicU32,
+}
+
+impl Health {
+    /// An endpoint with a clean record.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the endpoint may be picked.
+    #[inline]
+    pub fn admits(&self) -> bool {
+        self.gate.admits()
+    }
+
+    /// The gate that calls enter by.
+    pub fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    /// Judges the end of a call that came in by `entry`. `Some` is a change of state to pass on.
+    #[inline]
+    pub fn record(&self, outcome: Outcome, entry: Entry, rules: &Ejections) -> Option<Change> {
+        match (outcome, entry) {
+            (Outcome::Success, Entry::Normal) => {
+                // A plain load keeps the cache line shared while all is well.
+                if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
+                    self.consecutive_failures.store(0, Ordering::Relaxed);
+                }
+                None
+            }
+            (Outcome::Failure, Entry::Normal) => self.count_failure(rules),
+            (Outcome::Success, Entry::Probe) => self.pass_probe(rules),
+            (Outcome::Failure, Entry::Probe) => self.gate.fail_probe().then_some(Change::Ejected),
+            (_, Entry::Probe) => {
+                self.gate.return_probe();
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// The probing call has shown that the endpoint works, though it is not over yet: a stream must
+    /// not keep its endpoint out for as long as it lives.
+    pub fn pass_probe(&self, rules: &Ejections) -> Option<Change> {
+        if !self.gate.pass_probe() {
+            return None;
+        }
+        self.consecutive_failures.store(0, Ordering::Relaxed);
+        rules.release();
+        Some(Change::Readmitted)
+    }
+
+    /// Forgets the failures in a row: a new connection is a new start.
+    pub fn clear_failures(&self) {
+        self.consecutive_failures.store(0, Ordering::Relaxed);
+    }
+
+    /// The endpoint is leaving: gives back its place among the ejected.
+    pub fn retire(&self, rules: &Ejections) {
+        if self.gate.retire() {
+            rules.release();
+        }
+    }
+
+    #[cold]
+    fn count_failure(&self, rules: &Ejections) -> Option<Change> {
+        let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
+        if failures < rules.threshold() || !self.gate.is_open() || !rules.reserve() {
+            return None;
+        }
+        if self.gate.eject() {
+            Some(Change::Ejected)
+        } else {
+            rules.release();
+            None
+        }
+    }
+}

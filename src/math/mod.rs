@@ -1,0 +1,9 @@
+//! Pure numerics: no clock, no global state, no I/O. Time and randomness come in as arguments, so
+//! that the same seed and the same events give the same result.
+
+pub(crate) mod atomic;
+pub mod backoff;
+pub mod rng;
+
+pub use backoff::Backoff;
+pub use rng::Rng;

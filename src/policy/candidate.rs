@@ -1,0 +1,313 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::endpoint::{ConnectivityState, Endpoint};
+use crate::health::{Change, Ejection, Ejections, Entry, Health};
+use crate::load::InFlight;
+use crate::math::atomic::{AtomicU64, Ordering};
+use crate::outcome::Outcome;
+
+/// Called when a call's end changes the health of the endpoint with this key.
+pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
+
+/// The live record of one endpoint: its load, its health and which connection is up. It stays the
+/// same through all sets of candidates for as long as the endpoint is known.
+///
+/// What a call touches is at the front, on one cache line.
+#[repr(C, align(64))]
+pub struct Subchannel {
+    connection: AtomicU64,
+    load: InFlight,
+    health: Health,
+    key: u64,
+    rules: Arc<Ejections>,
+    on_change: Option<OnChange>,
+}
+
+impl Subchannel {
+    /// A new endpoint, not connected, whose ejections follow `rules`.
+    pub fn new(key: u64, rules: Arc<Ejections>) -> Self {
+        Self {
+            connection: AtomicU64::new(0),
+            load: InFlight::new(),
+            health: Health::new(),
+            key,
+            rules,
+            on_change: None,
+        }
+    }
+
+    /// Sets who hears of changes to the health.
+    #[must_use]
+    pub(crate) fn on_change(mut self, on_change: OnChange) -> Self {
+        self.on_change = Some(on_change);
+        self
+    }
+
+    /// The number that the balancer knows the endpoint by.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+
+    /// Its load.
+    #[inline]
+    pub fn load(&self) -> &InFlight {
+        &self.load
+    }
+
+    /// Its health.
+    #[inline]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The connection that is up, or 0.
+    #[inline]
+    pub fn connection(&self) -> u64 {
+        self.connection.load(Ordering::Acquire)
+    }
+
+    /// Connection `connection` (not 0) is up, in place of any other. A new connection is a new
+    /// start: the failures in a row are forgotten.
+    pub fn connected(&self, connection: u64) {
+        self.health.clear_failures();
+        self.connection.store(connection, Ordering::SeqCst);
+    }
+
+    /// Connection `connection` has ended: from here on no pick names it. Nothing happens if another
+    /// one has taken its place.
+    pub fn disconnected(&self, connection: u64) -> bool {
+        connection != 0
+            && self
+                .connection
+                .compare_exchange(connection, 0, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    fn tell(&self, change: Option<Change>) {
+        if let (Some(change), Some(on_change)) = (change, &self.on_change) {
+            on_change(self.key, change);
+        }
+    }
+}
+
+impl fmt::Debug for Subchannel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subchannel")
+            .field("key", &self.key)
+            .field("connection", &self.connection())
+            .field("load", &self.load)
+            .field("health", &self.health)
+            .finish_non_exhaustive()
+    }
+}
+
+/// One endpoint as a policy sees it, in one set of candidates.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    subchannel: Arc<Subchannel>,
+    endpoint: Endpoint,
+    connection: u64,
+    slot: u32,
+    state: ConnectivityState,
+}
+
+impl Candidate {
+    /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected).
+    pub fn new(
+        slot: usize,
+        endpoint: Endpoint,
+        subchannel: Arc<Subchannel>,
+        connection: u64,
+        state: ConnectivityState,
+    ) -> Self {
+        Self {
+            subchannel,
+            endpoint,
+            connection,
+            slot: u32::try_from(slot).expect("fewer than 2^32 endpoints"),
+            state,
+        }
+    }
+
+    /// Its place in the set, by which a [`Pick`](crate::policy::Pick) names it.
+    #[inline]
+    pub fn slot(&self) -> usize {
+        self.slot as usize
+    }
+
+    /// The endpoint.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// Its live record.
+    #[inline]
+    pub fn subchannel(&self) -> &Arc<Subchannel> {
+        &self.subchannel
+    }
+
+    /// The connection it had when the set was made; 0 for none.
+    #[inline]
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// Its state when the set was made.
+    pub fn state(&self) -> ConnectivityState {
+        self.state
+    }
+
+    /// Calls under way, streams counted to their end.
+    #[inline]
+    pub fn in_flight(&self) -> u32 {
+        self.subchannel.load.current()
+    }
+
+    /// Whether the connection it had when the set was made is still up.
+    #[inline]
+    pub fn is_connected(&self) -> bool {
+        self.connection != 0 && self.subchannel.connection() == self.connection
+    }
+
+    /// Takes the endpoint for a call: from now on the call counts as under way. `None` if it was
+    /// ejected meanwhile, or another call is probing it; `ignore_ejections` lets it in nevertheless.
+    #[inline]
+    pub fn claim(&self, ignore_ejections: bool) -> Option<Claim> {
+        let entry = match self.subchannel.health.gate().enter() {
+            Some(entry) => entry,
+            None if ignore_ejections => Entry::Normal,
+            None => return None,
+        };
+        self.subchannel.load.begin();
+        Some(Claim {
+            subchannel: Some(self.subchannel.clone()),
+            connection: self.connection,
+            entry,
+        })
+    }
+}
+
+/// A call that an endpoint has taken. Gives the load back when it ends, in whatever way: dropped
+/// without a word, the call counts as [`Outcome::Ignored`].
+#[derive(Debug)]
+#[must_use = "dropping a claim ends the call"]
+pub struct Claim {
+    subchannel: Option<Arc<Subchannel>>,
+    connection: u64,
+    entry: Entry,
+}
+
+impl Claim {
+    /// The connection that the call goes by.
+    pub fn connection(&self) -> u64 {
+        self.connection
+    }
+
+    /// The response has begun to carry data. For a probing call that is proof enough.
+    #[inline]
+    pub fn progressed(&mut self) {
+        if self.entry == Entry::Probe {
+            self.entry = Entry::Normal;
+            if let Some(subchannel) = &self.subchannel {
+                subchannel.tell(subchannel.health.pass_probe(&subchannel.rules));
+            }
+        }
+    }
+
+    /// The call ended.
+    #[inline]
+    pub fn finish(mut self, outcome: Outcome) {
+        self.end(outcome);
+    }
+
+    /// The call never reached the endpoint: it is as if it had not been claimed.
+    pub fn take_back(mut self) {
+        if let Some(subchannel) = self.subchannel.take() {
+            subchannel.load.take_back();
+            subchannel.tell(subchannel.health.record(
+                Outcome::Ignored,
+                self.entry,
+                &subchannel.rules,
+            ));
+        }
+    }
+
+    #[inline]
+    fn end(&mut self, outcome: Outcome) {
+        if let Some(subchannel) = self.subchannel.take() {
+            subchannel.load.end(outcome.is_failed());
+            subchannel.tell(
+                subchannel
+                    .health
+                    .record(outcome, self.entry, &subchannel.rules),
+            );
+        }
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.end(Outcome::Ignored);
+    }
+}
+
+/// The endpoints that a policy chooses from. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Candidates {
+    all: Arc<[Candidate]>,
+    usable: Arc<[Candidate]>,
+}
+
+impl Candidates {
+    /// All endpoints in the order of their slots. In a panic, `ignore_ejections`, the ejected ones
+    /// are usable too.
+    pub fn new(all: impl Into<Arc<[Candidate]>>, ignore_ejections: bool) -> Self {
+        let all = all.into();
+        let usable =
+            |c: &Candidate| c.is_connected() && (ignore_ejections || c.subchannel.health.admits());
+        let usable = if all.iter().all(usable) {
+            all.clone()
+        } else {
+            all.iter().filter(|c| usable(c)).cloned().collect()
+        };
+        Self { all, usable }
+    }
+
+    /// Endpoints that are all connected, with ids in the order given: for tests and simulations of a
+    /// policy, without a balancer around it.
+    pub fn connected<E: Into<Endpoint>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        let endpoints: Vec<Endpoint> = endpoints.into_iter().map(Into::into).collect();
+        let rules = Arc::new(Ejections::new(Ejection::default()));
+        rules.set_endpoints(endpoints.len());
+        let all: Arc<[Candidate]> = endpoints
+            .into_iter()
+            .enumerate()
+            .map(|(slot, endpoint)| {
+                let connection = slot as u64 + 1;
+                let subchannel = Arc::new(Subchannel::new(connection, rules.clone()));
+                subchannel.connected(connection);
+                Candidate::new(
+                    slot,
+                    endpoint,
+                    subchannel,
+                    connection,
+                    ConnectivityState::Ready,
+                )
+            })
+            .collect();
+        Self::new(all, false)
+    }
+
+    /// Every endpoint, usable or not, in the order of slots. Tables that must not change when an
+    /// endpoint flaps are built over these.
+    pub fn all(&self) -> &Arc<[Candidate]> {
+        &self.all
+    }
+
+    /// Those that could be picked when the set was made. One may have been lost since; ask
+    /// [`PickContext::is_usable`](crate::policy::PickContext::is_usable).
+    pub fn usable(&self) -> &Arc<[Candidate]> {
+        &self.usable
+    }
+}

@@ -1,0 +1,143 @@
+use std::fmt;
+
+use crate::call::RequestInfo;
+use crate::math::Rng;
+use crate::policy::Candidate;
+
+/// A picker's answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pick {
+    /// The endpoint in this [slot](Candidate::slot).
+    Endpoint(usize),
+    /// None that can be used. The balancer decides whether to wait or to fail.
+    Nothing,
+}
+
+/// What a pick may look at: the request, the endpoints that this call has tried, and randomness.
+#[derive(Debug)]
+pub struct PickContext<'a> {
+    rng: &'a mut Rng,
+    request: RequestInfo<'a>,
+    tried: Option<&'a Tried>,
+    ignore_ejections: bool,
+    hash: Option<u64>,
+}
+
+impl<'a> PickContext<'a> {
+    /// A first try of a request that says nothing.
+    pub fn new(rng: &'a mut Rng) -> Self {
+        Self {
+            rng,
+            request: RequestInfo::new(),
+            tried: None,
+            ignore_ejections: false,
+            hash: None,
+        }
+    }
+
+    /// Adds what the request says.
+    #[must_use]
+    pub fn with_request(mut self, request: RequestInfo<'a>) -> Self {
+        self.request = request;
+        self
+    }
+
+    /// Adds the connections that this call has tried.
+    #[must_use]
+    pub fn with_tried(mut self, tried: &'a Tried) -> Self {
+        self.tried = Some(tried);
+        self
+    }
+
+    /// Whether ejected endpoints count as usable: the panic mode of
+    /// [`health::panic_mode`](crate::health::panic_mode).
+    #[must_use]
+    pub fn with_ejections_ignored(mut self, ignored: bool) -> Self {
+        self.ignore_ejections = ignored;
+        self
+    }
+
+    /// The generator of the handle that makes the call.
+    #[inline]
+    pub fn rng(&mut self) -> &mut Rng {
+        self.rng
+    }
+
+    /// The request.
+    #[inline]
+    pub fn request(&self) -> &RequestInfo<'a> {
+        &self.request
+    }
+
+    /// Whether this call may go to `candidate`: connected still, not ejected since, not tried yet.
+    #[inline]
+    pub fn is_usable(&self, candidate: &Candidate) -> bool {
+        candidate.is_connected()
+            && (self.ignore_ejections || candidate.subchannel().health().admits())
+            && self
+                .tried
+                .is_none_or(|tried| !tried.contains(candidate.connection()))
+    }
+
+    /// The hash of this call: computed by `read` the first time, then remembered for later tries.
+    pub fn hash_with(&mut self, read: impl FnOnce(&RequestInfo<'a>) -> u64) -> u64 {
+        *self.hash.get_or_insert_with(|| read(&self.request))
+    }
+
+    /// The hash that [`hash_with`](Self::hash_with) found, to carry it to the call's next try.
+    pub fn hash(&self) -> Option<u64> {
+        self.hash
+    }
+
+    /// Sets the hash that an earlier try found.
+    #[must_use]
+    pub fn with_hash(mut self, hash: Option<u64>) -> Self {
+        self.hash = hash;
+        self
+    }
+}
+
+/// The connections that one call has tried. Holds the last 8; a call has fewer tries than that.
+///
+/// It names connections, not endpoints: an endpoint that was dialled anew is worth another try.
+#[derive(Clone, Copy, Default)]
+pub struct Tried {
+    connections: [u64; 8],
+    count: u32,
+}
+
+impl Tried {
+    /// Nothing tried.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a connection.
+    pub fn insert(&mut self, connection: u64) {
+        self.connections[self.count as usize % 8] = connection;
+        self.count = self.count.wrapping_add(1);
+    }
+
+    /// Whether the connection was tried.
+    #[inline]
+    pub fn contains(&self, connection: u64) -> bool {
+        self.count != 0 && self.as_slice().contains(&connection)
+    }
+
+    /// Whether nothing was tried.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn as_slice(&self) -> &[u64] {
+        &self.connections[..(self.count as usize).min(8)]
+    }
+}
+
+impl fmt::Debug for Tried {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.as_slice()).finish()
+    }
+}

@@ -1,0 +1,91 @@
+//! Which endpoint takes a call.
+//!
+//! A [`Policy`] is a recipe: for each new set of endpoints it builds a [`Picker`], which then
+//! answers call after call without a lock, an allocation or a wait. All that costs time, such as a
+//! hash ring, is paid in [`Policy::build`], off the path of the calls. A picker sees the live load and
+//! health of its [`Candidate`]s, so it need not be rebuilt for those.
+//!
+//! | policy | cost of a pick | use it when |
+//! |---|---|---|
+//! | [`LeastRequest`] (default) | O(1) | calls differ in cost, or servers in speed |
+//! | [`LeastRequest::full_scan`] | O(n) | a few endpoints, long calls |
+//! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
+//! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
+//! | [`IpHash`] | O(log n) | the same caller should reach the same endpoint |
+//!
+//! # A policy of one's own
+//!
+//! ```
+//! use std::sync::Arc;
+//! use evenkeel::policy::{Candidates, Pick, PickContext, Picker, Policy};
+//!
+//! /// Always the first endpoint that can be used, in the order of their ids.
+//! #[derive(Debug)]
+//! struct First;
+//!
+//! #[derive(Debug)]
+//! struct FirstPicker(Candidates);
+//!
+//! impl Policy for First {
+//!     fn name(&self) -> &'static str {
+//!         "first"
+//!     }
+//!     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
+//!         Arc::new(FirstPicker(candidates.clone()))
+//!     }
+//! }
+//!
+//! impl Picker for FirstPicker {
+//!     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
+//!         let usable = self.0.usable().iter().find(|c| context.is_usable(c));
+//!         usable.map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+//!     }
+//! }
+//!
+//! let candidates = Candidates::connected(["a:1", "b:1"]);
+//! let picker = First.build(&candidates, None);
+//! let mut rng = evenkeel::math::Rng::new(1);
+//! assert_eq!(picker.pick(&mut PickContext::new(&mut rng)), Pick::Endpoint(0));
+//! ```
+
+mod candidate;
+mod context;
+
+pub use candidate::{Candidate, Candidates, Claim, Subchannel};
+pub use context::{Pick, PickContext, Tried};
+
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+/// A load balancing algorithm: builds a [`Picker`] for each set of endpoints.
+pub trait Policy: fmt::Debug + Send + Sync + 'static {
+    /// Its name, as gRPC's service config would write it where it has one.
+    fn name(&self) -> &'static str;
+
+    /// Builds the picker of a new set. Runs on the control plane, never on the path of a call, and
+    /// on every change of the set: an endpoint came or went, connected or was lost, was ejected or
+    /// came back.
+    ///
+    /// `previous` is the picker that this one replaces, if this policy built it: what must carry
+    /// over (a position, a table that is still right) can be taken from there by
+    /// [downcasting](dyn Picker::downcast_ref).
+    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
+}
+
+/// Picks an endpoint for each call, from one fixed set.
+///
+/// Called from many threads at once. A pick must not block, lock or allocate.
+pub trait Picker: Any + fmt::Debug + Send + Sync {
+    /// The endpoint for this call: one that `context` says [is usable](PickContext::is_usable), or
+    /// [`Pick::Nothing`] if there is none. The balancer asks again with that endpoint excluded when
+    /// it turns out not to be ready.
+    fn pick(&self, context: &mut PickContext<'_>) -> Pick;
+}
+
+impl dyn Picker {
+    /// This picker as a `T`, if that is what it is.
+    pub fn downcast_ref<T: Picker>(&self) -> Option<&T> {
+        (self as &dyn Any).downcast_ref()
+    }
+}
