@@ -50,9 +50,16 @@
 
 mod candidate;
 mod context;
+mod draw;
+mod least_request;
+mod random;
+mod round_robin;
 
 pub use candidate::{Candidate, Candidates, Claim, Subchannel};
 pub use context::{Pick, PickContext, Tried};
+pub use least_request::LeastRequest;
+pub use random::Random;
+pub use round_robin::RoundRobin;
 
 use std::any::Any;
 use std::fmt;
