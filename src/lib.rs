@@ -16,5 +16,6 @@ pub mod observe;
 pub mod outcome;
 pub mod policy;
 
+pub use balance::Balance;
 pub use endpoint::{ConnectivityState, Endpoint, EndpointId};
 pub use error::{BoxError, Error};

@@ -1,1 +1,69 @@
-//! Stub.
+//! The control plane: one task that keeps the set of endpoints, their connections and their
+//! ejections, and publishes a [`snapshot`] of it for the calls.
+//!
+//! [`step`] is the rules: a pure machine from events to effects, with the time as an argument.
+//! [`driver`] is the task that feeds it and does what it says. They are apart so that every rule
+//! can be tested, and replayed, without a connection.
+//!
+//! ```text
+//!               permit to dial                  connected
+//!   Idle ─────────────────────► Connecting ─────────────────► Ready
+//!    ▲                            │      ▲                      │
+//!    │                    failed  │      │ backoff is over      │ GOAWAY, or the connection ended
+//!    │                            ▼      │                      │
+//!    │                         TransientFailure                 │
+//!    └──────────────────────────────────────────────────────────┘
+//! ```
+//! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62).
+
+mod driver;
+mod snapshot;
+mod step;
+
+pub(crate) use driver::{Launch, launch};
+pub(crate) use snapshot::{Shared, Snapshot};
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::health::Ejection;
+use crate::math::Backoff;
+
+/// What the control plane goes by.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    pub(crate) backoff: Backoff,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) max_concurrent_dials: usize,
+    pub(crate) ejection: Ejection,
+    pub(crate) seed: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            backoff: Backoff::default(),
+            connect_timeout: Duration::from_secs(20),
+            max_concurrent_dials: 100,
+            ejection: Ejection::default(),
+            seed: fastrand::u64(..),
+        }
+    }
+}
+
+impl Settings {
+    pub(crate) fn validate(&self) -> Result<(), Error> {
+        self.backoff.validate()?;
+        self.ejection.validate()?;
+        if self.connect_timeout.is_zero() {
+            return Err(Error::config("connect_timeout", "is zero"));
+        }
+        if self.max_concurrent_dials == 0 {
+            return Err(Error::config(
+                "max_concurrent_dials",
+                "is 0; the least is 1",
+            ));
+        }
+        Ok(())
+    }
+}

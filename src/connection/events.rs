@@ -9,11 +9,13 @@ use crate::policy::Subchannel;
 
 /// How a connection left the picks.
 #[derive(Debug)]
-pub enum End {
+pub(crate) enum End {
     /// The peer takes no new calls; those under way may finish. HTTP/2's GOAWAY.
     Draining,
     /// It is gone. The error is kept for the endpoint's report.
     Closed(Option<BoxError>),
+    /// Its service failed to become ready for a call.
+    NotReady(BoxError),
 }
 
 /// The end of a connection, as the control plane hears of it.
@@ -61,7 +63,7 @@ impl ConnectionEvents {
         let rules = Arc::new(crate::health::Ejections::new(crate::health::Ejection::off()));
         Self {
             inner: Arc::new(Inner {
-                subchannel: Arc::new(Subchannel::new(0, rules)),
+                subchannel: Arc::new(Subchannel::new(0, "detached".into(), rules)),
                 connection: 0,
                 ended: AtomicBool::new(false),
                 inbox: None,

@@ -4,5 +4,5 @@ mod connector;
 mod events;
 
 pub use connector::{Connector, ConnectorFn, connector_fn};
-pub use events::{ConnectionEvents, End};
-pub(crate) use events::{Ended, Inbox};
+pub use events::ConnectionEvents;
+pub(crate) use events::{End, Ended, Inbox};

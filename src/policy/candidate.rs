@@ -1,7 +1,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use crate::endpoint::{ConnectivityState, Endpoint};
+use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::{Change, Ejection, Ejections, Entry, Health};
 use crate::load::InFlight;
 use crate::math::atomic::{AtomicU64, Ordering};
@@ -20,18 +20,20 @@ pub struct Subchannel {
     load: InFlight,
     health: Health,
     key: u64,
+    id: EndpointId,
     rules: Arc<Ejections>,
     on_change: Option<OnChange>,
 }
 
 impl Subchannel {
     /// A new endpoint, not connected, whose ejections follow `rules`.
-    pub fn new(key: u64, rules: Arc<Ejections>) -> Self {
+    pub fn new(key: u64, id: EndpointId, rules: Arc<Ejections>) -> Self {
         Self {
             connection: AtomicU64::new(0),
             load: InFlight::new(),
             health: Health::new(),
             key,
+            id,
             rules,
             on_change: None,
         }
@@ -47,6 +49,11 @@ impl Subchannel {
     /// The number that the balancer knows the endpoint by.
     pub fn key(&self) -> u64 {
         self.key
+    }
+
+    /// The endpoint's id.
+    pub fn id(&self) -> &EndpointId {
+        &self.id
     }
 
     /// Its load.
@@ -181,27 +188,43 @@ impl Candidate {
         };
         self.subchannel.load.begin();
         Some(Claim {
-            subchannel: Some(self.subchannel.clone()),
+            subchannel: self.subchannel.clone(),
             connection: self.connection,
             entry,
+            if_dropped: None,
         })
     }
 }
 
-/// A call that an endpoint has taken. Gives the load back when it ends, in whatever way: dropped
-/// without a word, the call counts as [`Outcome::Ignored`].
+/// A call that an endpoint was chosen for. Gives the load back when it ends, in whatever way.
+///
+/// Dropped without a word, it is as if it had never been; once [`sent`](Self::sent), it counts as
+/// [`Outcome::Ignored`], or as [`judged`](Self::judged) said.
 #[derive(Debug)]
 #[must_use = "dropping a claim ends the call"]
 pub struct Claim {
-    subchannel: Option<Arc<Subchannel>>,
+    subchannel: Arc<Subchannel>,
     connection: u64,
     entry: Entry,
+    /// `None`: the endpoint has not seen the call.
+    if_dropped: Option<Outcome>,
 }
 
 impl Claim {
+    /// The endpoint that took the call.
+    pub fn endpoint(&self) -> &EndpointId {
+        &self.subchannel.id
+    }
+
     /// The connection that the call goes by.
     pub fn connection(&self) -> u64 {
         self.connection
+    }
+
+    /// The endpoint has the request.
+    #[inline]
+    pub fn sent(&mut self) {
+        self.if_dropped = Some(Outcome::Ignored);
     }
 
     /// The response has begun to carry data. For a probing call that is proof enough.
@@ -209,46 +232,56 @@ impl Claim {
     pub fn progressed(&mut self) {
         if self.entry == Entry::Probe {
             self.entry = Entry::Normal;
-            if let Some(subchannel) = &self.subchannel {
-                subchannel.tell(subchannel.health.pass_probe(&subchannel.rules));
-            }
+            let subchannel = &self.subchannel;
+            subchannel.tell(subchannel.health.pass_probe(&subchannel.rules));
         }
+    }
+
+    /// The outcome is known though the response goes on: it counts even if the claim is dropped.
+    pub fn judged(&mut self, outcome: Outcome) {
+        self.if_dropped = Some(outcome);
     }
 
     /// The call ended.
     #[inline]
     pub fn finish(mut self, outcome: Outcome) {
-        self.end(outcome);
+        self.if_dropped = Some(outcome);
     }
 
-    /// The call never reached the endpoint: it is as if it had not been claimed.
+    /// The endpoint handed the call back unprocessed: it is as if it had never been.
     pub fn take_back(mut self) {
-        if let Some(subchannel) = self.subchannel.take() {
-            subchannel.load.take_back();
-            subchannel.tell(subchannel.health.record(
-                Outcome::Ignored,
-                self.entry,
-                &subchannel.rules,
-            ));
-        }
+        self.if_dropped = None;
     }
 
-    #[inline]
-    fn end(&mut self, outcome: Outcome) {
-        if let Some(subchannel) = self.subchannel.take() {
-            subchannel.load.end(outcome.is_failed());
-            subchannel.tell(
-                subchannel
-                    .health
-                    .record(outcome, self.entry, &subchannel.rules),
-            );
-        }
+    /// The endpoint's service broke before it took the call. Returns the endpoint's key if nobody
+    /// else has noticed yet.
+    pub(crate) fn not_ready(self) -> Option<u64> {
+        let subchannel = &self.subchannel;
+        subchannel
+            .disconnected(self.connection)
+            .then_some(subchannel.key)
     }
 }
 
 impl Drop for Claim {
+    #[inline]
     fn drop(&mut self) {
-        self.end(Outcome::Ignored);
+        let subchannel = &self.subchannel;
+        let outcome = match self.if_dropped {
+            Some(outcome) => {
+                subchannel.load.end(outcome.is_failed());
+                outcome
+            }
+            None => {
+                subchannel.load.take_back();
+                Outcome::Ignored
+            }
+        };
+        subchannel.tell(
+            subchannel
+                .health
+                .record(outcome, self.entry, &subchannel.rules),
+        );
     }
 }
 
@@ -285,7 +318,11 @@ impl Candidates {
             .enumerate()
             .map(|(slot, endpoint)| {
                 let connection = slot as u64 + 1;
-                let subchannel = Arc::new(Subchannel::new(connection, rules.clone()));
+                let subchannel = Arc::new(Subchannel::new(
+                    connection,
+                    endpoint.id().clone(),
+                    rules.clone(),
+                ));
                 subchannel.connected(connection);
                 Candidate::new(
                     slot,

@@ -55,6 +55,7 @@ mod least_request;
 mod random;
 mod round_robin;
 
+pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Claim, Subchannel};
 pub use context::{Pick, PickContext, Tried};
 pub use least_request::LeastRequest;

@@ -1,0 +1,297 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Handle as Runtime;
+use tower::discover::Discover;
+use tower_service::Service;
+
+use crate::balance::layer::Make;
+use crate::balance::{Balance, BalanceLayer, Http, Plain, Reclaiming};
+use crate::cluster::{Launch, Settings, launch};
+use crate::connection::Connector;
+use crate::discovery::{Discovered, Discovery, Update, from_discover, validate};
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::error::{BoxError, Error};
+use crate::health::Ejection;
+use crate::math::Backoff;
+use crate::outcome::ByStatusCode;
+use crate::policy::{LeastRequest, Policy};
+
+/// Builds a [`Balance`]: where endpoints come from, how to reach them, and by what rules.
+///
+/// | setting | default | source |
+/// |---|---|---|
+/// | [`policy`](Self::policy) | [`LeastRequest`], two choices | Mitzenmacher 2001 |
+/// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
+/// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
+/// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
+/// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder<C = (), T = Plain> {
+    source: Source,
+    connector: C,
+    track: T,
+    policy: Arc<dyn Policy>,
+    settings: Settings,
+    wait_in_poll_ready: bool,
+}
+
+enum Source {
+    Missing,
+    List(Vec<Endpoint>),
+    Stream(Pin<Box<dyn Discovery>>),
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self {
+            source: Source::Missing,
+            connector: (),
+            track: Plain::new(),
+            policy: Arc::new(LeastRequest::default()),
+            settings: Settings::default(),
+            wait_in_poll_ready: false,
+        }
+    }
+}
+
+impl<C, T> Builder<C, T> {
+    /// A fixed list of endpoints, in place of any other source.
+    pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
+        self.source = Source::List(endpoints.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Endpoints from a stream of full states, in place of any other source: the updates of a
+    /// [`Handle`](crate::discovery::Handle), or a source of one's own.
+    pub fn discovery(mut self, discovery: impl Discovery) -> Self {
+        self.source = Source::Stream(Box::pin(discovery));
+        self
+    }
+
+    /// A fixed list of services that are there already, each with its id.
+    pub fn services<I, S>(
+        self,
+        services: impl IntoIterator<Item = (I, S)>,
+    ) -> Builder<Discovered<S>, T>
+    where
+        I: Into<EndpointId>,
+        S: Clone + Send + Sync + 'static,
+    {
+        let endpoints: Vec<Endpoint> = services
+            .into_iter()
+            .map(|(id, service)| Discovered::endpoint(id, service))
+            .collect();
+        self.endpoints(endpoints).connector(Discovered::new())
+    }
+
+    /// Services from a tower `Discover`. Its keys' text is the endpoints' ids.
+    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T>
+    where
+        D: Discover + Send + Unpin + 'static,
+        D::Key: ToString + Send,
+        D::Service: Clone + Send + Sync + 'static,
+        D::Error: Into<BoxError>,
+    {
+        let (updates, connector) = from_discover(discover);
+        self.discovery(updates).connector(connector)
+    }
+
+    /// How an endpoint becomes a service.
+    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T> {
+        Builder {
+            source: self.source,
+            connector,
+            track: self.track,
+            policy: self.policy,
+            settings: self.settings,
+            wait_in_poll_ready: self.wait_in_poll_ready,
+        }
+    }
+
+    /// How an endpoint becomes a service: by a tower service that makes services.
+    pub fn make_service<M>(self, make: M) -> Builder<impl Connector<Service = M::Response>, T>
+    where
+        M: Service<Endpoint> + Clone + Send + Sync + 'static,
+        M::Response: Clone + Send + Sync + 'static,
+        M::Error: Into<BoxError> + Send + 'static,
+        M::Future: Send + 'static,
+    {
+        self.connector(Make(make))
+    }
+
+    /// How requests and responses are read; the default is [`Plain`].
+    pub fn track<T2>(self, track: T2) -> Builder<C, T2> {
+        Builder {
+            source: self.source,
+            connector: self.connector,
+            track,
+            policy: self.policy,
+            settings: self.settings,
+            wait_in_poll_ready: self.wait_in_poll_ready,
+        }
+    }
+
+    /// The services speak HTTP: load and outcome go to the end of the response's body, and a status
+    /// of 500 or more is the endpoint's fault.
+    pub fn http(self) -> Builder<C, Http<ByStatusCode>> {
+        self.track(Http::default())
+    }
+
+    /// The services' errors may hand requests back; see [`Reclaiming`].
+    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>>
+    where
+        T: Clone,
+    {
+        let track = Reclaiming(self.track.clone());
+        self.track(track)
+    }
+
+    /// The algorithm; the default is [`LeastRequest`] of two.
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.policy = Arc::new(policy);
+        self
+    }
+
+    /// The delays between attempts to connect.
+    pub fn backoff(mut self, backoff: Backoff) -> Self {
+        self.settings.backoff = backoff;
+        self
+    }
+
+    /// How long one attempt to connect may take, up to a connection that can take calls. Default
+    /// 20 s.
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.connect_timeout = timeout;
+        self
+    }
+
+    /// How many attempts to connect may be under way at once, at least 1. Default 100, so that a
+    /// cold start on thousands of endpoints does not open them all together.
+    pub fn max_concurrent_dials(mut self, dials: usize) -> Self {
+        self.settings.max_concurrent_dials = dials;
+        self
+    }
+
+    /// When an endpoint whose calls fail is taken out, and for how long.
+    pub fn ejection(mut self, ejection: Ejection) -> Self {
+        self.settings.ejection = ejection;
+        self
+    }
+
+    /// Seeds all randomness: with the same seed, clock and events, the same endpoints are picked.
+    /// Default: a different one each time.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.settings.seed = seed;
+        self
+    }
+
+    /// Makes `poll_ready` wait until some endpoint can take a call, without a time limit, for
+    /// layers above that shed or queue by readiness. Once ready a handle stays so until its next
+    /// call. Default `false`: calls wait in their own future.
+    pub fn wait_in_poll_ready(mut self, wait: bool) -> Self {
+        self.wait_in_poll_ready = wait;
+        self
+    }
+
+    fn validate(&self) -> Result<Runtime, Error> {
+        match &self.source {
+            Source::Missing => return Err(Error::config("endpoints", "none were given")),
+            Source::List(list) if list.is_empty() => {
+                return Err(Error::config("endpoints", "the list is empty"));
+            }
+            Source::List(list) => validate(list)?,
+            Source::Stream(_) => {}
+        }
+        self.settings.validate()?;
+        Runtime::try_current().map_err(|_| Error::no_runtime())
+    }
+
+    /// A layer that puts a balancer over a service that makes services. It needs a fixed list of
+    /// endpoints, since a layer may be applied many times and a stream can be read once.
+    ///
+    /// # Errors
+    /// As [`build`](Builder::build), and for a source that is a stream.
+    pub fn layer(self) -> Result<BalanceLayer<T>, Error> {
+        let runtime = self.validate()?;
+        let Source::List(endpoints) = self.source else {
+            return Err(Error::config(
+                "discovery",
+                "a layer takes a fixed list of endpoints, not a stream",
+            ));
+        };
+        Ok(BalanceLayer::new(Parts {
+            endpoints,
+            track: self.track,
+            policy: self.policy,
+            settings: self.settings,
+            wait_in_poll_ready: self.wait_in_poll_ready,
+            runtime,
+        }))
+    }
+}
+
+impl<C: Connector, T> Builder<C, T> {
+    /// Starts the balancer on the current tokio runtime. Does not wait for a connection.
+    ///
+    /// # Errors
+    /// Names the setting that cannot be used: no endpoints, an endpoint with an empty id or a weight
+    /// of 0, two endpoints with one id, a percentage over 100, a delay of zero; or no tokio runtime.
+    pub fn build(self) -> Result<Balance<C::Service, T>, Error> {
+        let runtime = self.validate()?;
+        let (initial, discovery) = match self.source {
+            Source::List(list) => (Some(Update::new(list)), None),
+            Source::Stream(stream) => (None, Some(stream)),
+            Source::Missing => (None, None),
+        };
+        let shared = launch(
+            Launch {
+                settings: self.settings,
+                connector: self.connector,
+                policy: self.policy,
+                initial,
+                discovery,
+            },
+            &runtime,
+        );
+        Ok(Balance::new(shared, self.track, self.wait_in_poll_ready))
+    }
+}
+
+impl<C, T> fmt::Debug for Builder<C, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("policy", &self.policy)
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A builder's settings, checked, without a connector.
+#[derive(Clone)]
+pub(super) struct Parts<T> {
+    endpoints: Vec<Endpoint>,
+    track: T,
+    policy: Arc<dyn Policy>,
+    settings: Settings,
+    wait_in_poll_ready: bool,
+    runtime: Runtime,
+}
+
+impl<T> Parts<T> {
+    pub(super) fn start<C: Connector>(self, connector: C) -> Balance<C::Service, T> {
+        let shared = launch(
+            Launch {
+                settings: self.settings,
+                connector,
+                policy: self.policy,
+                initial: Some(Update::new(self.endpoints)),
+                discovery: None,
+            },
+            &self.runtime,
+        );
+        Balance::new(shared, self.track, self.wait_in_poll_ready)
+    }
+}

@@ -1,0 +1,349 @@
+//! The task that performs what the rules say.
+//!
+//! It lives as long as one handle or one queued call does, and moves whether calls flow or not. It
+//! takes everything that has happened before it publishes, so that a burst costs one snapshot, and
+//! it never spends more than about half of its time on publishing, however large the set is.
+
+use std::collections::HashMap;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+
+use futures_util::{FutureExt, StreamExt};
+use tokio::runtime::Handle as Runtime;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, Id, JoinSet};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::cluster::Settings;
+use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
+use crate::cluster::step::{Cluster, Effect, Event};
+use crate::connection::{ConnectionEvents, Connector, End, Ended, Inbox};
+use crate::discovery::{Discovery, Update};
+use crate::error::{BoxError, Error};
+use crate::health::Change;
+use crate::policy::{Candidates, Policy};
+
+/// How many events are taken before the next snapshot, at most.
+const MAX_BATCH: usize = 1_000;
+
+/// What a control plane is made of.
+pub(crate) struct Launch<C> {
+    pub(crate) settings: Settings,
+    pub(crate) connector: C,
+    pub(crate) policy: Arc<dyn Policy>,
+    /// Endpoints that are known from the start.
+    pub(crate) initial: Option<Update>,
+    pub(crate) discovery: Option<Pin<Box<dyn Discovery>>>,
+}
+
+/// Starts the control plane on `runtime`.
+pub(crate) fn launch<C: Connector>(
+    launch: Launch<C>,
+    runtime: &Runtime,
+) -> Arc<Shared<C::Service>> {
+    let (inbox, ends) = mpsc::unbounded_channel();
+    let (health, changes) = mpsc::unbounded_channel();
+    let on_change = Arc::new(move |key, change| {
+        // Without a reader the balancer has ended, and so has the need to know.
+        let _ = health.send((key, change));
+    });
+    let candidates = Candidates::new([], false);
+    let picker = launch.policy.build(&candidates, None);
+    let summary = Summary::default();
+    let snapshot = Snapshot {
+        services: Vec::new(),
+        candidates,
+        picker,
+        statuses: Vec::new(),
+        summary,
+    };
+    let (shared, gone) = Shared::new(
+        snapshot,
+        inbox.clone(),
+        launch.policy.name(),
+        launch.settings.ejection.panic_threshold_percent() > 0,
+        launch.settings.seed,
+    );
+    let shared = Arc::new(shared);
+    let driver = Driver {
+        connect_timeout: launch.settings.connect_timeout,
+        cluster: Cluster::new(launch.settings, Some(on_change)),
+        connector: launch.connector,
+        policy: launch.policy,
+        services: HashMap::new(),
+        dials: JoinSet::new(),
+        dialing: HashMap::new(),
+        tasks: HashMap::new(),
+        inbox,
+        guard: ClosedOnDrop(Arc::downgrade(&shared)),
+    };
+    runtime.spawn(driver.run(launch.initial, launch.discovery, ends, changes, gone));
+    shared
+}
+
+struct Driver<C: Connector> {
+    cluster: Cluster,
+    connector: C,
+    connect_timeout: std::time::Duration,
+    policy: Arc<dyn Policy>,
+    /// The connected services by the endpoint's key, with their connection.
+    services: HashMap<u64, (u64, C::Service)>,
+    dials: JoinSet<Result<C::Service, BoxError>>,
+    /// The dial under way for an endpoint.
+    dialing: HashMap<u64, AbortHandle>,
+    /// Which dial a task is.
+    tasks: HashMap<Id, Dial>,
+    inbox: Inbox,
+    guard: ClosedOnDrop<C::Service>,
+}
+
+struct Dial {
+    key: u64,
+    connection: u64,
+    events: ConnectionEvents,
+}
+
+type DialResult<S> = Result<(Id, Result<S, BoxError>), tokio::task::JoinError>;
+
+impl<C: Connector> Driver<C> {
+    async fn run(
+        mut self,
+        initial: Option<Update>,
+        mut discovery: Option<Pin<Box<dyn Discovery>>>,
+        mut ends: Outbox,
+        mut changes: mpsc::UnboundedReceiver<(u64, Change)>,
+        mut gone: oneshot::Receiver<()>,
+    ) {
+        if let Some(update) = initial {
+            self.step(Event::Update(update));
+        }
+        let mut publish_not_before = Instant::now();
+        let mut dirty = false;
+        loop {
+            let now = Instant::now();
+            dirty |= self.cluster.take_dirty();
+            if dirty && publish_not_before <= now {
+                if !self.publish() {
+                    return;
+                }
+                dirty = false;
+                let spent = now.elapsed();
+                publish_not_before = now + 2 * spent;
+            }
+            let tick = self.cluster.next_tick();
+            let wake = match (dirty, tick) {
+                (true, Some(tick)) => Some(tick.min(publish_not_before)),
+                (true, None) => Some(publish_not_before),
+                (false, tick) => tick,
+            };
+            let event = tokio::select! {
+                biased;
+                _ = &mut gone => return,
+                Some(ended) = ends.recv() => Event::Ended(ended),
+                Some((key, change)) = changes.recv() => Event::Health { key, change },
+                Some(done) = self.dials.join_next_with_id() => {
+                    self.dialed(done);
+                    Event::Tick
+                }
+                update = next(&mut discovery) => read(update),
+                () = at(wake) => Event::Tick,
+            };
+            self.step(event);
+            self.drain(&mut discovery, &mut ends, &mut changes);
+        }
+    }
+
+    /// Takes what else is there already.
+    fn drain(
+        &mut self,
+        discovery: &mut Option<Pin<Box<dyn Discovery>>>,
+        ends: &mut Outbox,
+        changes: &mut mpsc::UnboundedReceiver<(u64, Change)>,
+    ) {
+        for _ in 0..MAX_BATCH {
+            if let Ok(ended) = ends.try_recv() {
+                self.step(Event::Ended(ended));
+            } else if let Ok((key, change)) = changes.try_recv() {
+                self.step(Event::Health { key, change });
+            } else if let Some(done) = self.dials.try_join_next_with_id() {
+                self.dialed(done);
+            } else {
+                break;
+            }
+        }
+        // A later state says all that an earlier one said.
+        let mut latest = None;
+        for _ in 0..MAX_BATCH {
+            match next(discovery).now_or_never() {
+                Some(Some(Ok(update))) => latest = Some(update),
+                Some(Some(Err(error))) => self.step(Event::DiscoveryFailed(error)),
+                Some(None) | None => break,
+            }
+        }
+        if let Some(update) = latest {
+            self.step(Event::Update(update));
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        self.cluster.step(event, Instant::now());
+        self.perform();
+    }
+
+    fn perform(&mut self) {
+        for effect in self.cluster.take_effects() {
+            match effect {
+                Effect::Dial {
+                    endpoint,
+                    subchannel,
+                    connection,
+                } => {
+                    let key = subchannel.key();
+                    let events = ConnectionEvents::new(subchannel, connection, self.inbox.clone());
+                    let dial = self.connector.connect(&endpoint, events.clone());
+                    let limit = self.connect_timeout;
+                    let task = self.dials.spawn(async move {
+                        match timeout(limit, dial).await {
+                            Ok(result) => result.map_err(Into::into),
+                            Err(_) => {
+                                Err(Error::timeout(format!("not connected within {limit:?}"))
+                                    .into())
+                            }
+                        }
+                    });
+                    self.tasks.insert(
+                        task.id(),
+                        Dial {
+                            key,
+                            connection,
+                            events,
+                        },
+                    );
+                    self.dialing.insert(key, task);
+                }
+                Effect::Disconnect { key } => {
+                    self.services.remove(&key);
+                }
+                Effect::Forget { key } => {
+                    self.services.remove(&key);
+                    if let Some(task) = self.dialing.remove(&key) {
+                        task.abort();
+                    }
+                }
+            }
+        }
+    }
+
+    fn dialed(&mut self, done: DialResult<C::Service>) {
+        let (id, result) = match done {
+            Ok((id, result)) => (id, result),
+            Err(error) if error.is_cancelled() => {
+                self.tasks.remove(&error.id());
+                return;
+            }
+            Err(error) => (error.id(), Err(error.into())),
+        };
+        let Some(Dial {
+            key,
+            connection,
+            events,
+        }) = self.tasks.remove(&id)
+        else {
+            return;
+        };
+        self.dialing.remove(&key);
+        let result = result.map(|service| {
+            self.services.insert(key, (connection, service));
+        });
+        let connected = result.is_ok();
+        self.step(Event::Dialed {
+            key,
+            connection,
+            result,
+        });
+        // Its end may have come, and been ignored, while it was no connection yet.
+        if connected && events.has_ended() {
+            self.step(Event::Ended(Ended {
+                key,
+                connection,
+                end: End::Closed(None),
+            }));
+        }
+    }
+
+    /// Makes the current state the one that calls see. `false`: nobody is left to see it.
+    fn publish(&mut self) -> bool {
+        let Some(shared) = self.guard.0.upgrade() else {
+            return false;
+        };
+        let mut services = Vec::new();
+        let (candidates, statuses, summary) = self.cluster.publish(|key, connection| {
+            let service = connection.and_then(|connection| {
+                let (of, service) = self.services.get(&key)?;
+                (*of == connection).then(|| service.clone())
+            });
+            services.push(service);
+        });
+        let picker = {
+            let current = shared.load();
+            self.policy.build(&candidates, Some(&*current.picker))
+        };
+        shared.publish(Snapshot {
+            services,
+            candidates,
+            picker,
+            statuses,
+            summary,
+        });
+        true
+    }
+}
+
+/// The task may end by the runtime's end, at any await: whoever waits must learn of it.
+struct ClosedOnDrop<S>(Weak<Shared<S>>);
+
+impl<S> Drop for ClosedOnDrop<S> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.upgrade() {
+            let picker = shared.load().picker.clone();
+            shared.publish(Snapshot {
+                services: Vec::new(),
+                candidates: Candidates::new([], false),
+                picker,
+                statuses: Vec::new(),
+                summary: Summary {
+                    closed: true,
+                    ..Summary::default()
+                },
+            });
+        }
+    }
+}
+
+/// The next word of the source; a source that has ended is left alone.
+async fn next(discovery: &mut Option<Pin<Box<dyn Discovery>>>) -> Option<Result<Update, BoxError>> {
+    let Some(source) = discovery else {
+        return pending().await;
+    };
+    let item = source.next().await;
+    if item.is_none() {
+        *discovery = None;
+    }
+    item
+}
+
+fn read(item: Option<Result<Update, BoxError>>) -> Event {
+    match item {
+        Some(Ok(update)) => Event::Update(update),
+        Some(Err(error)) => Event::DiscoveryFailed(error),
+        None => Event::Tick,
+    }
+}
+
+async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => pending().await,
+    }
+}

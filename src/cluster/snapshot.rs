@@ -1,0 +1,229 @@
+use std::fmt;
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::connection::{End, Ended, Inbox};
+use crate::endpoint::{ConnectivityState, Endpoint};
+use crate::error::BoxError;
+use crate::math::Rng;
+use crate::math::atomic::{AtomicU64, Ordering};
+use crate::observe::{Ejected, EndpointReport, Report};
+use crate::policy::{Candidates, Claim, Picker};
+
+/// Everything that a call needs to choose an endpoint, frozen at one moment.
+pub(crate) struct Snapshot<S> {
+    /// The service of each slot that is connected.
+    pub(crate) services: Vec<Option<S>>,
+    pub(crate) candidates: Candidates,
+    pub(crate) picker: Arc<dyn Picker>,
+    pub(crate) statuses: Vec<Arc<Status>>,
+    pub(crate) summary: Summary,
+}
+
+/// What is known of an endpoint beside its live record.
+#[derive(Debug, Clone)]
+pub(crate) struct Status {
+    pub(crate) endpoint: Endpoint,
+    pub(crate) state: ConnectivityState,
+    pub(crate) last_error: Option<Arc<str>>,
+    pub(crate) ejection: Option<EjectionStatus>,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct EjectionStatus {
+    pub(crate) since: Instant,
+    pub(crate) until: Instant,
+    pub(crate) times: u32,
+}
+
+/// The set as a whole.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Summary {
+    pub(crate) total: usize,
+    pub(crate) idle: usize,
+    pub(crate) connecting: usize,
+    pub(crate) ready: usize,
+    pub(crate) failing: usize,
+    pub(crate) ejected: usize,
+    pub(crate) panic: bool,
+    /// The source of endpoints has named a state.
+    pub(crate) resolved: bool,
+    pub(crate) discovery_error: Option<Arc<str>>,
+    /// The most recent reason for a failed dial.
+    pub(crate) last_error: Option<Arc<str>>,
+    /// The task behind this is gone.
+    pub(crate) closed: bool,
+}
+
+impl Summary {
+    /// The state of the whole, by gRPC's rule of aggregation.
+    pub(crate) fn state(&self) -> ConnectivityState {
+        if self.closed {
+            ConnectivityState::Shutdown
+        } else if self.ready > 0 {
+            ConnectivityState::Ready
+        } else if self.connecting + self.idle > 0
+            || (!self.resolved && self.discovery_error.is_none())
+        {
+            ConnectivityState::Connecting
+        } else {
+            ConnectivityState::TransientFailure
+        }
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.resolved {
+            f.write_str("no endpoints known yet")?;
+        } else if self.total == 0 {
+            f.write_str("there are no endpoints")?;
+        } else {
+            write!(
+                f,
+                "no usable endpoint of {}: {} connecting, {} ejected, {} failing",
+                self.total,
+                self.connecting + self.idle,
+                self.ejected,
+                self.failing
+            )?;
+        }
+        if let Some(error) = &self.discovery_error {
+            write!(f, "; discovery: {error}")?;
+        }
+        if let Some(error) = &self.last_error {
+            write!(f, "; last connect error: {error}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Where control plane and calls meet. Owned by the handles and the queued calls; the control plane
+/// has a weak reference, and ends when the last owner goes.
+pub(crate) struct Shared<S> {
+    snapshot: ArcSwap<Snapshot<S>>,
+    version: watch::Sender<u64>,
+    state: watch::Sender<ConnectivityState>,
+    inbox: Inbox,
+    policy: &'static str,
+    panic_enabled: bool,
+    seed: u64,
+    streams: AtomicU64,
+    /// Its drop tells the control plane that nobody is left.
+    _alive: oneshot::Sender<()>,
+}
+
+impl<S> Shared<S> {
+    pub(crate) fn new(
+        snapshot: Snapshot<S>,
+        inbox: Inbox,
+        policy: &'static str,
+        panic_enabled: bool,
+        seed: u64,
+    ) -> (Self, oneshot::Receiver<()>) {
+        let (alive, gone) = oneshot::channel();
+        let state = snapshot.summary.state();
+        let shared = Self {
+            snapshot: ArcSwap::from_pointee(snapshot),
+            version: watch::Sender::new(0),
+            state: watch::Sender::new(state),
+            inbox,
+            policy,
+            panic_enabled,
+            seed,
+            streams: AtomicU64::new(0),
+            _alive: alive,
+        };
+        (shared, gone)
+    }
+
+    #[inline]
+    pub(crate) fn load(&self) -> Guard<Arc<Snapshot<S>>> {
+        self.snapshot.load()
+    }
+
+    pub(crate) fn publish(&self, snapshot: Snapshot<S>) {
+        let state = snapshot.summary.state();
+        self.snapshot.store(Arc::new(snapshot));
+        self.version.send_modify(|version| *version += 1);
+        self.state
+            .send_if_modified(|old| std::mem::replace(old, state) != state);
+    }
+
+    /// Tells of every snapshot published after this call.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    pub(crate) fn state(&self) -> watch::Receiver<ConnectivityState> {
+        self.state.subscribe()
+    }
+
+    /// A generator of its own for each handle.
+    pub(crate) fn next_rng(&self) -> Rng {
+        Rng::stream(self.seed, self.streams.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Whether ejected endpoints may be used when nothing else is left.
+    pub(crate) fn panic_enabled(&self) -> bool {
+        self.panic_enabled
+    }
+
+    /// A service said that it will not be ready again: takes its connection out of the picks, now.
+    pub(crate) fn not_ready(&self, claim: Claim, error: BoxError) {
+        let connection = claim.connection();
+        if let Some(key) = claim.not_ready() {
+            let _ = self.inbox.send(Ended {
+                key,
+                connection,
+                end: End::NotReady(error),
+            });
+        }
+    }
+
+    pub(crate) fn report(&self, now: Instant) -> Report {
+        let snapshot = self.load();
+        let endpoints = snapshot
+            .statuses
+            .iter()
+            .zip(snapshot.candidates.all().iter())
+            .map(|(status, candidate)| {
+                let load = candidate.subchannel().load();
+                EndpointReport {
+                    id: status.endpoint.id().clone(),
+                    address: status.endpoint.address().to_owned(),
+                    weight: status.endpoint.weight(),
+                    state: status.state,
+                    in_flight: load.current(),
+                    calls: load.started(),
+                    failures: load.failed(),
+                    ejected: status.ejection.as_ref().map(|ejection| Ejected {
+                        since: now.saturating_duration_since(ejection.since),
+                        until: ejection.until.saturating_duration_since(now),
+                        times: ejection.times,
+                        reason: "consecutive failures",
+                    }),
+                    last_error: status.last_error.as_deref().map(str::to_owned),
+                }
+            })
+            .collect();
+        Report {
+            state: snapshot.summary.state(),
+            policy: self.policy,
+            panic: snapshot.summary.panic,
+            resolved: snapshot.summary.resolved,
+            discovery_error: snapshot
+                .summary
+                .discovery_error
+                .as_deref()
+                .map(str::to_owned),
+            endpoints,
+        }
+    }
+}
+
+/// Where the ends of connections arrive.
+pub(crate) type Outbox = mpsc::UnboundedReceiver<Ended>;

@@ -1,0 +1,162 @@
+use std::collections::BTreeMap;
+use std::future::{Ready, ready};
+use std::marker::PhantomData;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_core::Stream;
+use tower::discover::{Change, Discover};
+
+use crate::connection::{ConnectionEvents, Connector};
+use crate::discovery::Update;
+use crate::endpoint::{Endpoint, EndpointId};
+use crate::error::{BoxError, Error};
+
+/// How many changes make one update at most, so that a source that never pauses is heard too.
+const MAX_BURST: usize = 10_000;
+
+/// Turns a [`tower::discover::Discover`] into a source of endpoints and the connector that hands out
+/// the services it discovered.
+///
+/// A key's text is the endpoint's id. A key that is inserted again is a new service under the same
+/// id: calls under way finish on the old one.
+pub fn from_discover<D>(discover: D) -> (Updates<D>, Discovered<D::Service>)
+where
+    D: Discover + Send + Unpin + 'static,
+    D::Key: ToString + Send,
+    D::Service: Clone + Send + Sync + 'static,
+    D::Error: Into<BoxError>,
+{
+    let updates = Updates {
+        discover,
+        known: BTreeMap::new(),
+        inserted: 0,
+        changed: false,
+        error: None,
+        done: false,
+    };
+    (updates, Discovered::new())
+}
+
+/// The states of a `Discover`; see [`from_discover`].
+#[derive(Debug)]
+pub struct Updates<D> {
+    discover: D,
+    known: BTreeMap<EndpointId, Endpoint>,
+    inserted: u64,
+    /// Changes taken that no update has told of.
+    changed: bool,
+    error: Option<BoxError>,
+    done: bool,
+}
+
+impl<D> Stream for Updates<D>
+where
+    D: Discover + Unpin,
+    D::Key: ToString,
+    D::Service: Clone + Send + Sync + 'static,
+    D::Error: Into<BoxError>,
+{
+    type Item = Result<Update, BoxError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        // Take all changes that are there before telling of any: a burst is one state.
+        for _ in 0..MAX_BURST {
+            if this.done || this.error.is_some() {
+                break;
+            }
+            match Pin::new(&mut this.discover).poll_discover(cx) {
+                Poll::Ready(Some(Ok(change))) => this.apply(change),
+                Poll::Ready(Some(Err(error))) => this.error = Some(error.into()),
+                Poll::Ready(None) => {
+                    this.done = true;
+                    // A source that ends without a word has named the empty set.
+                    this.changed |= this.inserted == 0;
+                }
+                Poll::Pending => break,
+            }
+        }
+        if std::mem::take(&mut this.changed) {
+            return Poll::Ready(Some(Ok(Update::new(this.known.values().cloned()))));
+        }
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if this.done {
+            Poll::Ready(None)
+        } else {
+            Poll::Pending
+        }
+    }
+}
+
+impl<D> Updates<D>
+where
+    D: Discover,
+    D::Key: ToString,
+    D::Service: Clone + Send + Sync + 'static,
+{
+    fn apply(&mut self, change: Change<D::Key, D::Service>) {
+        match change {
+            Change::Insert(key, service) => {
+                self.inserted += 1;
+                let id = EndpointId::from(key.to_string());
+                // An address of its own makes a service that took another's place a new endpoint.
+                let endpoint = Endpoint::new(format!("{id}#{}", self.inserted))
+                    .with_id(id.clone())
+                    .with(Provided(service));
+                self.known.insert(id, endpoint);
+            }
+            Change::Remove(key) => {
+                self.known.remove(key.to_string().as_str());
+            }
+        }
+        self.changed = true;
+    }
+}
+
+/// A service that came with its endpoint.
+#[derive(Clone)]
+struct Provided<S>(S);
+
+/// A [`Connector`] for services that are there already: each endpoint brings its own.
+pub struct Discovered<S> {
+    service: PhantomData<fn() -> S>,
+}
+
+impl<S: Clone + Send + Sync + 'static> Discovered<S> {
+    pub(crate) fn new() -> Self {
+        Self {
+            service: PhantomData,
+        }
+    }
+
+    /// An endpoint that brings `service`.
+    pub(crate) fn endpoint(id: impl Into<EndpointId>, service: S) -> Endpoint {
+        let id = id.into();
+        Endpoint::new(id.as_str()).with(Provided(service))
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Connector for Discovered<S> {
+    type Service = S;
+    type Error = Error;
+    type Future = Ready<Result<S, Error>>;
+
+    fn connect(&self, endpoint: &Endpoint, _: ConnectionEvents) -> Self::Future {
+        ready(match endpoint.get::<Provided<S>>() {
+            Some(Provided(service)) => Ok(service.clone()),
+            None => Err(Error::connect(format!(
+                "endpoint {} came without a service",
+                endpoint.id()
+            ))),
+        })
+    }
+}
+
+impl<S> std::fmt::Debug for Discovered<S> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Discovered")
+    }
+}
