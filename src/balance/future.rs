@@ -18,6 +18,7 @@ use crate::cluster::{Shared, Snapshot};
 use crate::endpoint::ConnectivityState;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
+#[cfg(feature = "grpc")]
 use crate::outcome::Outcome;
 use crate::policy::{Candidate, Claim, Pick, PickContext, Tried};
 
@@ -105,20 +106,23 @@ where
         }
     }
 
-    /// Ends the call for its deadline: an endpoint that has the request is at fault, one that does
-    /// not have it is not.
-    #[cfg_attr(
-        not(feature = "grpc"),
-        expect(dead_code, reason = "the gRPC channel has deadlines")
-    )]
-    pub(crate) fn expire(self: Pin<&mut Self>) {
-        let mut state = self.project().state;
-        if let StateProjection::Called { claim, .. } = state.as_mut().project()
-            && let Some(claim) = claim.take()
-        {
-            claim.finish(Outcome::Failure);
-        }
-        state.set(State::Done);
+    /// Ends the call for its deadline. An endpoint that has the request is at fault, and the answer
+    /// is `None`; if none has it, the answer says what the call was waiting for.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn expire(self: Pin<&mut Self>) -> Option<String> {
+        let mut this = self.project();
+        let waited_for = match this.state.as_mut().project() {
+            StateProjection::Called { claim, .. } => {
+                if let Some(claim) = claim.take() {
+                    claim.finish(Outcome::Failure);
+                }
+                None
+            }
+            StateProjection::Choosing(_) => Some(this.shared.load().summary.to_string()),
+            StateProjection::Done => None,
+        };
+        this.state.set(State::Done);
+        waited_for
     }
 }
 

@@ -6,6 +6,7 @@ use http::Request;
 use tonic::body::Body;
 
 use crate::call::Reclaim;
+use crate::error::causes;
 
 /// Why a call got no response head.
 ///
@@ -95,7 +96,7 @@ impl StdError for AttemptError {
 /// For the errors of calls and of response bodies alike, also inside a `tonic::Status`.
 pub fn is_connection_lost(error: &(dyn StdError + 'static)) -> bool {
     let mut under_hyper = false;
-    for cause in chain(error) {
+    for cause in causes(error) {
         if let Some(h2) = cause.downcast_ref::<h2::Error>() {
             return h2.is_go_away() || h2.is_io();
         }
@@ -137,19 +138,11 @@ fn is_dispatch_gone(error: &hyper::Error) -> bool {
 /// then ends get an I/O error. There is one exception, a stream that is being opened at the moment
 /// when the GOAWAY is read: its body is untouched.
 pub(super) fn is_unprocessed(error: &hyper::Error, untouched: bool) -> bool {
-    let h2 = chain(error).find_map(|cause| cause.downcast_ref::<h2::Error>());
+    let h2 = causes(error).find_map(|cause| cause.downcast_ref::<h2::Error>());
     let refused = h2.is_some_and(|h2| {
         h2.is_remote()
             && (h2.is_go_away()
                 || (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)))
     });
     refused || (untouched && is_connection_lost(error))
-}
-
-fn chain<'a>(
-    error: &'a (dyn StdError + 'static),
-) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
-    std::iter::successors(Some(error), |error: &&'a (dyn StdError + 'static)| {
-        (*error).source()
-    })
 }
