@@ -9,10 +9,12 @@ pub mod proxy;
 mod calls;
 mod cancellation;
 mod config;
+mod deadlines;
 mod discovery;
 mod errors;
 mod keep_alive;
 mod metadata;
+
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;
