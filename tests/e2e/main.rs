@@ -14,7 +14,7 @@ mod discovery;
 mod errors;
 mod keep_alive;
 mod metadata;
-
+mod runtime;
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;
