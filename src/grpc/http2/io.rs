@@ -30,10 +30,10 @@ const WRITE_ERROR_GRACE: Duration = Duration::from_secs(1);
 
 /// Whether the connection takes new calls. Shared by the transport and the services above it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refusing(Arc<AtomicBool>);
+pub(in crate::grpc) struct Refusing(Arc<AtomicBool>);
 
 impl Refusing {
-    pub(super) fn get(&self) -> bool {
+    pub(in crate::grpc) fn get(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
@@ -43,10 +43,10 @@ impl Refusing {
 }
 
 /// Resolves when the server's SETTINGS arrived, or with why they never will.
-pub(super) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
+pub(in crate::grpc) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
 
 /// A transport that tells [`ConnectionEvents`] what passes through it.
-pub(super) struct ObservedIo<T> {
+pub(in crate::grpc) struct ObservedIo<T> {
     io: T,
     frames: FrameHeaders,
     settings: Option<oneshot::Sender<io::Result<()>>>,
@@ -63,7 +63,7 @@ struct WriteError {
 }
 
 impl<T> ObservedIo<T> {
-    pub(super) fn new(
+    pub(in crate::grpc) fn new(
         io: T,
         events: ConnectionEvents,
         refusing: Refusing,

@@ -26,5 +26,7 @@ pub use error::{AttemptError, is_connection_lost};
 pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
+pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+
 #[cfg(test)]
 mod tests;
