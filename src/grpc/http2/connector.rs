@@ -7,9 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Uri;
 use http::uri::Scheme;
+use hyper::client::conn::http2::Builder;
+use hyper::rt::Executor;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use crate::connection::{ConnectionEvents, Connector};
@@ -17,7 +20,7 @@ use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
 
 use super::address::check_address;
-use super::executor::TokioTasks;
+use super::executor::Tasks;
 use super::io::{ObservedIo, Refusing};
 use super::service::{Connection, Http2};
 use super::settings::Http2Settings;
@@ -250,17 +253,20 @@ impl Inner {
         let refusing = Refusing::default();
         let counted = self.gauge.enter();
         let (io, settings_seen) = ObservedIo::new(transport, events, refusing.clone(), counted);
-        let (sender, connection) = self.builder().handshake(TokioIo::new(io)).await?;
-        // Until here nothing but the I/O task runs, and it ends when `sender` and `connection` do.
+        let (tasks, driver) = Tasks::new();
+        let builder = self.builder(tasks.clone());
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
+        let driver = AbortOnDrop(Some(tokio::spawn(driver)));
         match settings_seen.await {
             Ok(seen) => seen?,
             Err(_) => return Err("the connection's task is gone".into()),
         }
-        tokio::spawn(async move {
+        tasks.execute(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection ended");
             }
         });
+        driver.keep();
         let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
         let origin = self.settings.origin.as_ref();
         let authority = origin
@@ -278,9 +284,9 @@ impl Inner {
         ))
     }
 
-    fn builder(&self) -> hyper::client::conn::http2::Builder<TokioTasks> {
+    fn builder(&self, tasks: Tasks) -> Builder<Tasks> {
         let settings = &self.settings;
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioTasks);
+        let mut builder = Builder::new(tasks);
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.keep_alive_interval)
@@ -296,6 +302,23 @@ impl Inner {
             builder.max_frame_size(bytes);
         }
         builder
+    }
+}
+
+/// The task of a connection that is still being made. It would wait for a peer that reads nothing.
+struct AbortOnDrop(Option<JoinHandle<()>>);
+
+impl AbortOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
     }
 }
 
