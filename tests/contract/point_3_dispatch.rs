@@ -187,3 +187,57 @@ async fn point_3_all_broken_fails_with_the_reason() {
         "{error}"
     );
 }
+
+/// The endpoint that a call waits for may leave before it is ready.
+#[tokio::test(start_paused = true)]
+async fn point_3_a_call_lets_go_of_a_pending_service_whose_connection_ended() {
+    let world = World::new();
+    let names = ["a", "b", "c"];
+    let (handle, updates) = Handle::new(names).unwrap();
+    for server in world.servers(names) {
+        server.set_readiness(Readiness::Queue);
+    }
+    let balance = builder!(world).discovery(updates).build().unwrap();
+    connected(&balance, 3).await;
+    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
+    until("the call waits for all three", || {
+        world.servers(names).iter().all(|s| s.queued() == 1)
+    })
+    .await;
+
+    handle.replace(["d"]).unwrap();
+    let answer = within("d is there and ready", call).await.unwrap();
+    assert_eq!(
+        answer.unwrap(),
+        "d",
+        "what a call waits for may not keep it from others"
+    );
+    for server in world.servers(names) {
+        server.admit();
+        assert_eq!(server.calls(), 0, "an endpoint that left gets no new call");
+        until("its connection closes", || server.clones_alive() == 0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn point_3_no_call_is_dispatched_to_a_connection_that_has_ended() {
+    let world = World::new();
+    let server = world.server("a");
+    server.set_readiness(Readiness::Queue);
+    let balance = builder!(world).endpoints(["a"]).build().unwrap();
+    connected(&balance, 1).await;
+    let mut call = Box::pin(balance.clone().oneshot(ask("x")));
+    assert!(poll!(&mut call).is_pending());
+    server.set_dial(Dial::Hang);
+    server.connection().draining();
+    assert!(server.admit());
+    assert!(
+        poll!(&mut call).is_pending(),
+        "the word of a connection's end takes effect at once"
+    );
+    assert_eq!(server.calls(), 0, "a draining connection takes no new call");
+    server.set_readiness(Readiness::Ready);
+    server.set_dial(Dial::Connect);
+    let answer = within("the next connection takes it", call).await;
+    assert_eq!(answer.unwrap(), "a");
+}

@@ -22,22 +22,22 @@ use tower::Service;
 
 /// A call of these tests. `wait` is wait-for-ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ask {
-    pub text: &'static str,
-    pub wait: bool,
+pub(crate) struct Ask {
+    pub(crate) text: &'static str,
+    pub(crate) wait: bool,
 }
 
-pub fn ask(text: &'static str) -> Ask {
+pub(crate) fn ask(text: &'static str) -> Ask {
     Ask { text, wait: false }
 }
 
-pub fn ask_and_wait(text: &'static str) -> Ask {
+pub(crate) fn ask_and_wait(text: &'static str) -> Ask {
     Ask { text, wait: true }
 }
 
 /// Why a server failed a call.
 #[derive(Debug)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     Failed,
     /// The request comes back, untouched.
     HandedBack(Ask),
@@ -68,7 +68,7 @@ impl Reclaim<Ask> for Refusal {
 
 /// What a dial does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dial {
+pub(crate) enum Dial {
     Connect,
     Refuse,
     Hang,
@@ -76,7 +76,7 @@ pub enum Dial {
 
 /// What `poll_ready` of a server's services says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Readiness {
+pub(crate) enum Readiness {
     Ready,
     /// Each clone queues for itself and is let in by [`Server::admit`], in the order of asking.
     Queue,
@@ -85,15 +85,15 @@ pub enum Readiness {
 
 /// How a server answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Answer {
+pub(crate) enum Answer {
     Name,
     Fail,
     HandBack,
     Hang,
 }
 
-pub struct Server {
-    pub name: String,
+pub(crate) struct Server {
+    pub(crate) name: String,
     dial: watch::Sender<Dial>,
     answer: watch::Sender<Answer>,
     readiness: Mutex<Readiness>,
@@ -129,16 +129,16 @@ impl Server {
         }
     }
 
-    pub fn set_dial(&self, dial: Dial) {
+    pub(crate) fn set_dial(&self, dial: Dial) {
         self.dial.send_replace(dial);
     }
 
-    pub fn set_answer(&self, answer: Answer) {
+    pub(crate) fn set_answer(&self, answer: Answer) {
         self.answer.send_replace(answer);
     }
 
     /// Takes effect at the next `poll_ready`, and wakes who queues.
-    pub fn set_readiness(&self, readiness: Readiness) {
+    pub(crate) fn set_readiness(&self, readiness: Readiness) {
         *lock(&self.readiness) = readiness;
         if readiness != Readiness::Queue {
             for (_, waker) in lock(&self.queue).drain(..) {
@@ -148,7 +148,7 @@ impl Server {
     }
 
     /// Lets the clone in that has queued longest. `false` if none does.
-    pub fn admit(&self) -> bool {
+    pub(crate) fn admit(&self) -> bool {
         let Some((clone, waker)) = lock(&self.queue).pop_front() else {
             return false;
         };
@@ -158,31 +158,31 @@ impl Server {
     }
 
     /// How many clones queue, dropped ones included.
-    pub fn queued(&self) -> usize {
+    pub(crate) fn queued(&self) -> usize {
         lock(&self.queue).len()
     }
 
     /// Requests that reached it.
-    pub fn calls(&self) -> usize {
+    pub(crate) fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
 
     /// Requests that it has neither answered nor seen cancelled.
-    pub fn under_way(&self) -> usize {
+    pub(crate) fn under_way(&self) -> usize {
         self.under_way.load(Ordering::SeqCst)
     }
 
-    pub fn clones_alive(&self) -> usize {
+    pub(crate) fn clones_alive(&self) -> usize {
         self.clones_alive.load(Ordering::SeqCst)
     }
 
     /// When each dial began.
-    pub fn dials(&self) -> Vec<Instant> {
+    pub(crate) fn dials(&self) -> Vec<Instant> {
         lock(&self.dials).clone()
     }
 
     /// The latest connection.
-    pub fn connection(&self) -> ConnectionEvents {
+    pub(crate) fn connection(&self) -> ConnectionEvents {
         lock(&self.connections)
             .last()
             .expect("it was dialled")
@@ -200,7 +200,7 @@ impl Server {
 }
 
 /// The service of one connection.
-pub struct Stub {
+pub(crate) struct Stub {
     number: usize,
     /// This very clone has said that it is ready.
     said_ready: bool,
@@ -282,29 +282,29 @@ impl Service<Ask> for Stub {
 
 /// All servers, by address. A server is there from when it is first named.
 #[derive(Clone, Default)]
-pub struct World {
+pub(crate) struct World {
     servers: Arc<Mutex<HashMap<String, Arc<Server>>>>,
     dialing: Arc<AtomicUsize>,
 }
 
 impl World {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    pub fn server(&self, address: &str) -> Arc<Server> {
+    pub(crate) fn server(&self, address: &str) -> Arc<Server> {
         lock(&self.servers)
             .entry(address.to_owned())
             .or_insert_with(|| Arc::new(Server::new(address)))
             .clone()
     }
 
-    pub fn servers<const N: usize>(&self, addresses: [&str; N]) -> [Arc<Server>; N] {
+    pub(crate) fn servers<const N: usize>(&self, addresses: [&str; N]) -> [Arc<Server>; N] {
         addresses.map(|address| self.server(address))
     }
 
     /// Dials under way.
-    pub fn dialing(&self) -> usize {
+    pub(crate) fn dialing(&self) -> usize {
         self.dialing.load(Ordering::SeqCst)
     }
 }
@@ -346,12 +346,12 @@ impl Connector for World {
 }
 
 /// Requests that say whether to wait for ready.
-pub fn track() -> impl Track<Ask, Stub, Response = String> {
+pub(crate) fn track() -> impl Track<Ask, Stub, Response = String> {
     Reclaiming(Plain::new().reading(|ask: &Ask| RequestInfo::new().with_wait_for_ready(ask.wait)))
 }
 
 /// gRPC's delays without the jitter, so that a test can name them.
-pub fn backoff() -> Backoff {
+pub(crate) fn backoff() -> Backoff {
     Backoff::default().with_jitter(0.0)
 }
 
@@ -369,7 +369,7 @@ macro_rules! builder {
 
 /// Waits, in real turns of the scheduler and no time at all, until `done` holds.
 #[track_caller]
-pub fn until<'a>(
+pub(crate) fn until<'a>(
     rule: &'a str,
     mut done: impl FnMut() -> bool + 'a,
 ) -> impl Future<Output = ()> + 'a {
@@ -386,14 +386,14 @@ pub fn until<'a>(
 }
 
 /// Lets everything happen that can happen without time passing.
-pub async fn settle() {
+pub(crate) async fn settle() {
     for _ in 0..200 {
         tokio::task::yield_now().await;
     }
 }
 
 /// `future`, or a panic when it takes longer than ten minutes: of paused time, so at once.
-pub async fn within<F: Future>(rule: &str, future: F) -> F::Output {
+pub(crate) async fn within<F: Future>(rule: &str, future: F) -> F::Output {
     match tokio::time::timeout(Duration::from_secs(600), future).await {
         Ok(output) => output,
         Err(_) => panic!("took for ever: {rule}"),
@@ -401,11 +401,11 @@ pub async fn within<F: Future>(rule: &str, future: F) -> F::Output {
 }
 
 /// The report on the endpoint with this id.
-pub fn endpoint<S, T>(balance: &Balance<S, T>, id: &str) -> EndpointReport {
+pub(crate) fn endpoint<S, T>(balance: &Balance<S, T>, id: &str) -> EndpointReport {
     find(balance.report(), id).unwrap_or_else(|| panic!("{id} is in the report"))
 }
 
-pub fn find(report: Report, id: &str) -> Option<EndpointReport> {
+pub(crate) fn find(report: Report, id: &str) -> Option<EndpointReport> {
     report
         .endpoints
         .into_iter()
@@ -413,7 +413,7 @@ pub fn find(report: Report, id: &str) -> Option<EndpointReport> {
 }
 
 /// Waits until `count` endpoints are connected.
-pub async fn connected<S, T>(balance: &Balance<S, T>, count: usize) {
+pub(crate) async fn connected<S, T>(balance: &Balance<S, T>, count: usize) {
     until("all that can connect do so without time passing", || {
         let report = balance.report();
         let ready = |e: &&EndpointReport| e.state == ConnectivityState::Ready;
