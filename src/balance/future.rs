@@ -255,7 +255,7 @@ where
     }
 }
 
-/// Polls the services that were asked before.
+/// Polls the services that were asked before, and lets go of those whose connection has ended.
 fn poll_held<S, Req, T>(
     call: &mut CallProjection<'_, S, Req, T>,
     waiting: &mut Waiting<S>,
@@ -267,6 +267,11 @@ where
 {
     let mut index = 0;
     while index < waiting.held.len() {
+        // It may never be ready, and if it were, an endpoint that left gets no new call.
+        if !waiting.held[index].claim.is_connected() {
+            waiting.held.swap_remove(index);
+            continue;
+        }
         match waiting.held[index].service.poll_ready(cx) {
             Poll::Pending => index += 1,
             Poll::Ready(Ok(())) => {

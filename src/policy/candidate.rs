@@ -221,6 +221,12 @@ impl Claim {
         self.connection
     }
 
+    /// Whether the connection that the call would go by is still up.
+    #[inline]
+    pub fn is_connected(&self) -> bool {
+        self.subchannel.connection() == self.connection
+    }
+
     /// The endpoint has the request.
     #[inline]
     pub fn sent(&mut self) {
