@@ -376,6 +376,12 @@ impl Cluster {
                 self.last_error = Some(error.clone());
                 entry.failed(error, backoff, &mut self.rng, now)
             }
+            End::BackOff(error) => {
+                let error: Arc<str> = describe(&*error).into();
+                warn!(endpoint = %entry.endpoint.id(), %error, "the server asks to be left alone");
+                self.last_error = Some(error.clone());
+                entry.asked_to_back_off(error, backoff, &mut self.rng, now)
+            }
         };
         self.dial_queue.insert((due, ended.key));
         self.effects.push(Effect::Disconnect { key: ended.key });

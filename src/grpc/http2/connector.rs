@@ -160,19 +160,17 @@ impl Http2Connector {
 }
 
 /// Not an `async fn`, so that the future does not borrow.
-fn dial<C>(mut connector: C, uri: Uri) -> impl Future<Output = Result<C::Response, BoxError>> + Send
+async fn dial<C>(mut connector: C, uri: Uri) -> Result<C::Response, BoxError>
 where
     C: Service<Uri> + Send + 'static,
     C::Response: Send,
     C::Future: Send,
     C::Error: Into<BoxError>,
 {
-    async move {
-        std::future::poll_fn(|cx| connector.poll_ready(cx))
-            .await
-            .map_err(Into::into)?;
-        connector.call(uri).await.map_err(Into::into)
-    }
+    std::future::poll_fn(|cx| connector.poll_ready(cx))
+        .await
+        .map_err(Into::into)?;
+    connector.call(uri).await.map_err(Into::into)
 }
 
 impl Connector for Http2Connector {

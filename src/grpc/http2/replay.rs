@@ -208,7 +208,7 @@ impl HttpBody for ReplayBody {
 
     /// What the body said before it was first polled; after that, nothing.
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        self.hint
     }
 }
 
