@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::coop::consume_budget;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -151,6 +152,8 @@ impl<C: Connector> Driver<C> {
             };
             self.step(event);
             self.drain(&mut discovery, &mut ends, &mut changes);
+            // A source that never pauses must not keep the thread from all others.
+            consume_budget().await;
         }
     }
 
@@ -174,15 +177,30 @@ impl<C: Connector> Driver<C> {
         }
         // A later state says all that an earlier one said.
         let mut latest = None;
+        let mut failed = None;
+        let mut ended = false;
         for _ in 0..MAX_BATCH {
             match next(discovery).now_or_never() {
-                Some(Some(Ok(update))) => latest = Some(update),
-                Some(Some(Err(error))) => self.step(Event::DiscoveryFailed(error)),
-                Some(None) | None => break,
+                Some(Some(Ok(update))) => {
+                    latest = Some(update);
+                    failed = None;
+                }
+                Some(Some(Err(error))) => failed = Some(error),
+                Some(None) => {
+                    ended = true;
+                    break;
+                }
+                None => break,
             }
         }
         if let Some(update) = latest {
             self.step(Event::Update(update));
+        }
+        if let Some(error) = failed {
+            self.step(Event::DiscoveryFailed(error));
+        }
+        if ended {
+            self.step(Event::DiscoveryEnded);
         }
     }
 
@@ -337,7 +355,7 @@ fn read(item: Option<Result<Update, BoxError>>) -> Event {
     match item {
         Some(Ok(update)) => Event::Update(update),
         Some(Err(error)) => Event::DiscoveryFailed(error),
-        None => Event::Tick,
+        None => Event::DiscoveryEnded,
     }
 }
 
