@@ -313,3 +313,45 @@ async fn point_6_all_ejected_without_panic_mode_fails_and_counts_them() {
     assert!(poll!(&mut call).is_pending());
     within("the ejections end", call).await.unwrap();
 }
+
+/// A picker of the user's own may name an endpoint that cannot be used, again and again.
+#[tokio::test(start_paused = true)]
+async fn point_6_a_picker_that_names_the_unusable_hangs_nobody() {
+    use evenkeel::policy::{Candidates, Pick, PickContext, Picker, Policy};
+    use std::sync::Arc;
+
+    #[derive(Debug)]
+    struct Stubborn(usize);
+    impl Policy for Stubborn {
+        fn name(&self) -> &'static str {
+            "stubborn"
+        }
+        fn build(&self, _: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
+            Arc::new(Stubborn(self.0))
+        }
+    }
+    impl Picker for Stubborn {
+        fn pick(&self, _: &mut PickContext<'_>) -> Pick {
+            Pick::Endpoint(self.0)
+        }
+    }
+
+    for slot in [0, 77] {
+        let world = World::new();
+        world.server("a").set_dial(Dial::Refuse);
+        let balance = builder!(world)
+            .endpoints(["a", "b"])
+            .policy(Stubborn(slot))
+            .ejection(Ejection::off().with_panic_threshold_percent(0))
+            .connect_timeout(Duration::from_secs(1))
+            .build()
+            .unwrap();
+        connected(&balance, 1).await;
+        let start = Instant::now();
+        let error = within("it is told", balance.clone().oneshot(ask("x")))
+            .await
+            .unwrap_err();
+        assert!(error.is_unavailable(), "{error}");
+        assert!(start.elapsed() < Duration::from_secs(1), "and at once");
+    }
+}
