@@ -247,6 +247,8 @@ impl<C: Connector> Driver<C> {
                     self.services.remove(&key);
                     if let Some(task) = self.dialing.remove(&key) {
                         task.abort();
+                        // It may have ended already, well, with a service that nobody wants.
+                        self.tasks.remove(&task.id());
                     }
                 }
             }
