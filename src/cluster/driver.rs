@@ -70,7 +70,7 @@ pub(crate) fn launch<C: Connector>(
     let driver = Driver {
         connect_timeout: launch.settings.connect_timeout,
         cluster: Cluster::new(launch.settings, Some(on_change)),
-        connector: launch.connector,
+        connector: Arc::new(launch.connector),
         policy: launch.policy,
         services: HashMap::new(),
         dials: JoinSet::new(),
@@ -85,7 +85,7 @@ pub(crate) fn launch<C: Connector>(
 
 struct Driver<C: Connector> {
     cluster: Cluster,
-    connector: C,
+    connector: Arc<C>,
     connect_timeout: std::time::Duration,
     policy: Arc<dyn Policy>,
     /// The connected services by the endpoint's key, with their connection.
@@ -219,9 +219,12 @@ impl<C: Connector> Driver<C> {
                 } => {
                     let key = subchannel.key();
                     let events = ConnectionEvents::new(subchannel, connection, self.inbox.clone());
-                    let dial = self.connector.connect(&endpoint, events.clone());
+                    let connector = self.connector.clone();
+                    let told = events.clone();
                     let limit = self.connect_timeout;
                     let task = self.dials.spawn(async move {
+                        // In here, so that a connector which panics fails this dial only.
+                        let dial = async { connector.connect(&endpoint, told).await };
                         match timeout(limit, dial).await {
                             Ok(result) => result.map_err(Into::into),
                             Err(_) => {

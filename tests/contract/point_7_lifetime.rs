@@ -234,6 +234,41 @@ fn point_7_a_runtime_that_is_gone_is_unavailable_and_no_panic() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn point_7_a_connector_that_panics_fails_its_dial_and_nothing_else() {
+    let connector =
+        evenkeel::connection::connector_fn(|endpoint: &Endpoint, _: ConnectionEvents| {
+            assert_ne!(endpoint.address(), "bad-at-once", "on purpose");
+            let bad = endpoint.address() == "bad-later";
+            async move {
+                assert!(!bad, "on purpose");
+                Ok::<_, std::io::Error>(service_fn(
+                    |n: u32| async move { Ok::<_, std::io::Error>(n) },
+                ))
+            }
+        });
+    let balance = Balance::builder()
+        .endpoints(["bad-at-once", "bad-later", "good"])
+        .connector(connector)
+        .build()
+        .unwrap();
+    assert_eq!(
+        within("good is good", balance.clone().oneshot(7))
+            .await
+            .unwrap(),
+        7
+    );
+    until("both have failed", || {
+        ["bad-at-once", "bad-later"].iter().all(|bad| {
+            find(balance.report(), bad)
+                .is_some_and(|e| e.state == ConnectivityState::TransientFailure)
+        })
+    })
+    .await;
+    let reason = endpoint(&balance, "bad-at-once").last_error.unwrap();
+    assert!(reason.contains("panicked"), "{reason}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn point_7_a_watch_sees_every_state_it_waits_for() {
     let world = World::new();
     let server = world.server("a");
