@@ -126,6 +126,68 @@ fn outside_a_runtime_build_and_layer_are_typed_errors() {
     assert_field(build(|b| b.endpoints([""])), "endpoints");
 }
 
+/// "No limit" is how such values are meant.
+#[tokio::test(start_paused = true)]
+async fn the_longest_times_are_times_like_any_other() {
+    let refusing = connector_fn(|endpoint: &Endpoint, _| {
+        let bad = endpoint.address() == "bad";
+        async move {
+            match bad {
+                true => Err("refused".into()),
+                false => Ok::<_, BoxError>(service_fn(|fail: bool| async move {
+                    match fail {
+                        true => Err("failed".into()),
+                        false => Ok::<_, BoxError>(()),
+                    }
+                })),
+            }
+        }
+    });
+    let balance = Balance::builder()
+        .endpoints(["bad", "a", "b", "c"])
+        .connector(refusing)
+        .backoff(
+            Backoff::default()
+                .with_base(Duration::MAX)
+                .with_max(Duration::MAX)
+                .with_multiplier(f64::MAX),
+        )
+        .connect_timeout(Duration::MAX)
+        .ejection(
+            Ejection::default()
+                .with_consecutive_failures(1)
+                .with_base_time(Duration::MAX)
+                .with_max_time(Duration::MAX),
+        )
+        .build()
+        .unwrap();
+    crate::world::connected(&balance, 3).await;
+    crate::world::within("a failure", balance.clone().oneshot(true))
+        .await
+        .unwrap_err();
+    crate::world::until("it is out", || {
+        balance
+            .report()
+            .endpoints
+            .iter()
+            .any(|e| e.ejected.is_some())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(1_000_000)).await;
+    crate::world::within("the driver lives", balance.clone().oneshot(false))
+        .await
+        .unwrap();
+    let report = balance.report();
+    assert_eq!(
+        report
+            .endpoints
+            .iter()
+            .filter(|e| e.ejected.is_some())
+            .count(),
+        1
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_names_nonsense_leaves_it_out() {
     let world = crate::world::World::new();
