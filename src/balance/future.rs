@@ -14,6 +14,7 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::balance::Track;
+use crate::call::RequestInfo;
 use crate::cluster::{Shared, Snapshot};
 use crate::endpoint::ConnectivityState;
 use crate::error::{BoxError, Error};
@@ -319,12 +320,7 @@ where
             _ => (None, false),
         };
         let Some(candidate) = candidate else {
-            let wait = info.wait_for_ready().unwrap_or(false);
-            return if may_help(&snapshot, wait) {
-                Choice::Later
-            } else {
-                Choice::Never
-            };
+            return nothing(&snapshot, &info);
         };
         let service = snapshot
             .services
@@ -334,7 +330,7 @@ where
             races += 1;
             if races > MAX_RACES {
                 // A picker that names endpoints which cannot be used would be asked for ever.
-                return Choice::Later;
+                return nothing(&snapshot, &info);
             }
             continue;
         };
@@ -366,6 +362,15 @@ fn last_resort<'a, S>(
         .iter()
         .chain(&all[..start])
         .find(|c| c.is_connected() && !tried.contains(c.connection()))
+}
+
+/// What to do when this snapshot has no endpoint for the call.
+fn nothing<S, C>(snapshot: &Snapshot<S>, info: &RequestInfo<'_>) -> Choice<C> {
+    if may_help(snapshot, info.wait_for_ready().unwrap_or(false)) {
+        Choice::Later
+    } else {
+        Choice::Never
+    }
 }
 
 /// Whether a later snapshot may have an endpoint for a call that found none in this one.

@@ -27,6 +27,8 @@ pub(crate) enum Event {
     Update(Update),
     /// The source of endpoints failed; its last state stands.
     DiscoveryFailed(BoxError),
+    /// The source of endpoints will say nothing more; its last state stands.
+    DiscoveryEnded,
     /// The dial for this connection ended.
     Dialed {
         key: u64,
@@ -117,6 +119,11 @@ impl Cluster {
                 warn!(%error, "the source of endpoints failed; the last state stands");
                 self.discovery_error = Some(error);
                 self.dirty = true;
+            }
+            // A source that ends without a word has named the empty set: else calls wait for ever.
+            Event::DiscoveryEnded => {
+                self.dirty |= !self.resolved;
+                self.resolved = true;
             }
             Event::Dialed {
                 key,
