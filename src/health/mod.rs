@@ -79,10 +79,10 @@ impl Health {
     /// The probing call has shown that the endpoint works, though it is not over yet: a stream must
     /// not keep its endpoint out for as long as it lives.
     pub fn pass_probe(&self, rules: &Ejections) -> Option<Change> {
+        self.consecutive_failures.swap(0, Ordering::Relaxed);
         if !self.gate.pass_probe() {
             return None;
         }
-        self.consecutive_failures.store(0, Ordering::Relaxed);
         rules.release();
         Some(Change::Readmitted)
     }
@@ -101,8 +101,11 @@ impl Health {
 
     #[cold]
     fn count_failure(&self, rules: &Ejections) -> Option<Change> {
+        if !self.gate.is_open() {
+            return None;
+        }
         let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures < rules.threshold() || !self.gate.is_open() || !rules.reserve() {
+        if failures < rules.threshold() || !rules.reserve() {
             return None;
         }
         if self.gate.eject() {

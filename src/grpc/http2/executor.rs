@@ -105,10 +105,11 @@ impl Queue {
 impl QueueState {
     fn wake(&mut self) {
         if !self.awake
-            && let Some(driver) = &self.driver {
-                self.awake = true;
-                driver.wake_by_ref();
-            }
+            && let Some(driver) = &self.driver
+        {
+            self.awake = true;
+            driver.wake_by_ref();
+        }
     }
 }
 

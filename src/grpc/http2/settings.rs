@@ -123,12 +123,13 @@ impl Http2Settings {
             self.initial_connection_window_bytes,
         )?;
         if let Some(bytes) = self.max_frame_bytes
-            && !FRAME_BYTES.contains(&bytes) {
-                return Err(Error::config(
-                    "max_frame_bytes",
-                    format!("{bytes} bytes: a frame is {FRAME_BYTES:?}"),
-                ));
-            }
+            && !FRAME_BYTES.contains(&bytes)
+        {
+            return Err(Error::config(
+                "max_frame_bytes",
+                format!("{bytes} bytes: a frame is {FRAME_BYTES:?}"),
+            ));
+        }
         let positive = |field, time: Option<Duration>| match time {
             Some(Duration::ZERO) => Err(Error::config(field, "0 is no time")),
             _ => Ok(()),
@@ -137,12 +138,13 @@ impl Http2Settings {
         positive("keep_alive_timeout", Some(self.keep_alive_timeout))?;
         positive("tcp_connect_timeout", self.tcp_connect_timeout)?;
         if let Some(origin) = &self.origin
-            && (origin.scheme().is_none() || origin.authority().is_none()) {
-                return Err(Error::config(
-                    "origin",
-                    format!("{origin} has no scheme or no authority"),
-                ));
-            }
+            && (origin.scheme().is_none() || origin.authority().is_none())
+        {
+            return Err(Error::config(
+                "origin",
+                format!("{origin} has no scheme or no authority"),
+            ));
+        }
         Ok(())
     }
 }
