@@ -231,3 +231,7 @@ impl Drop for Driver {
         drop(spawned);
     }
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

@@ -120,3 +120,51 @@ async fn many_calls_share_one_connection() {
         soon("a caller", caller).await.expect("all calls succeed");
     }
 }
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn https_speaks_tls_and_says_so() {
+    use crate::grpc::Tls;
+
+    let key = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (pem, key_pem) = (key.cert.pem(), key.signing_key.serialize_pem());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let identity = tonic::transport::Identity::from_pem(&pem, key_pem);
+    let tls = tonic::transport::ServerTlsConfig::new().identity(identity);
+    let seen = tower::service_fn(|request: Request<tonic::body::Body>| async move {
+        let scheme = request.uri().scheme_str().unwrap_or("none").to_owned();
+        let body = tonic::body::Body::new(Full::new(Bytes::from(scheme)));
+        Ok::<_, Infallible>(Response::new(body))
+    });
+    let incoming = tokio_stream::wrappers::TcpListenerStream::new(listener);
+    let routes = tonic::service::Routes::default();
+    let mut builder = tonic::transport::Server::builder().tls_config(tls).unwrap();
+    let server = builder
+        .layer(tower::layer::layer_fn(move |_| seen))
+        .add_routes(routes)
+        .serve_with_incoming(incoming);
+    tokio::spawn(server);
+
+    let connector = |tls: Tls| {
+        Http2Connector::new(Http2Settings::default())
+            .and_then(|connector| connector.with_tls(&tls))
+            .expect("good settings")
+    };
+    let trusting = connector(Tls::new().ca_certificate(&pem));
+    // TLS that was asked for is spoken whatever the address says.
+    for scheme in ["https", "http"] {
+        let endpoint = Endpoint::new(format!("{scheme}://localhost:{port}"));
+        let dialled = trusting.connect(&endpoint, ConnectionEvents::detached());
+        let mut service = soon("a connection", dialled).await.expect("it connects");
+        assert_eq!(text(&mut service, request("")).await, "https");
+    }
+    let strange = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let wary = connector(Tls::new().ca_certificate(strange.cert.pem()));
+    let endpoint = Endpoint::new(format!("https://localhost:{port}"));
+    let dialled = wary.connect(&endpoint, ConnectionEvents::detached());
+    let error = soon("the refusal", dialled).await.expect_err("not trusted");
+    let error = error.to_string();
+    assert!(error.contains("TLS handshake"), "the step: {error}");
+    assert!(error.contains("certificate"), "the reason: {error}");
+}
