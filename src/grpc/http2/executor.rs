@@ -104,11 +104,11 @@ impl Queue {
 
 impl QueueState {
     fn wake(&mut self) {
-        if !self.awake {
-            if let Some(driver) = &self.driver {
-                self.awake = true;
-                driver.wake_by_ref();
-            }
+        if let Some(driver) = &self.driver
+            && !self.awake
+        {
+            self.awake = true;
+            driver.wake_by_ref();
         }
     }
 }

@@ -210,8 +210,10 @@ async fn requests_that_wait_for_a_free_stream_come_back() {
 
 #[tokio::test]
 async fn a_body_beyond_the_limit_does_not_come_back() {
-    let mut settings = Http2Settings::default();
-    settings.replay_limit_bytes = 2;
+    let settings = Http2Settings {
+        replay_limit_bytes: 2,
+        ..Http2Settings::default()
+    };
     let Open {
         service, mut peer, ..
     } = open_with(settings, &[]).await;
