@@ -104,8 +104,8 @@ impl Queue {
 
 impl QueueState {
     fn wake(&mut self) {
-        if !self.awake
-            && let Some(driver) = &self.driver
+        if let Some(driver) = &self.driver
+            && !self.awake
         {
             self.awake = true;
             driver.wake_by_ref();
@@ -231,3 +231,7 @@ impl Drop for Driver {
         drop(spawned);
     }
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;
