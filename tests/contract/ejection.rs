@@ -621,6 +621,33 @@ async fn a_stream_that_probes_brings_its_endpoint_back_with_its_first_data() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_failure_with_a_body_is_no_proof_of_health() {
+    let streams = streams_at_the_probe().await;
+    let (feed, response) = answer(StatusCode::INTERNAL_SERVER_ERROR);
+    streams.answers.lock().unwrap().push_back(response);
+    let mut probe = (streams.call)().await;
+    feed.unbounded_send(Ok(Frame::data(Bytes::from_static(b"sorry"))))
+        .unwrap();
+    probe.body_mut().frame().await.unwrap().unwrap();
+    settle().await;
+    assert!((streams.is_ejected)(), "the head said that the call failed");
+    drop(feed);
+    assert!(probe.body_mut().frame().await.is_none());
+    settle().await;
+    assert!((streams.is_ejected)(), "so the probing call failed");
+    let (feed, response) = answer(StatusCode::OK);
+    streams.answers.lock().unwrap().push_back(response);
+    drop(feed);
+    let next = (streams.call)().await;
+    assert_eq!(
+        streams.answers.lock().unwrap().len(),
+        1,
+        "and a is out again"
+    );
+    drop(next);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_that_probes_and_is_dropped_unread_says_nothing() {
     let streams = streams_at_the_probe().await;
     let (_feed, response) = answer(StatusCode::OK);
