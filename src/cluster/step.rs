@@ -436,3 +436,6 @@ pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> Arc<str> {
     }
     text.into()
 }
+
+#[cfg(test)]
+mod tests;
