@@ -37,7 +37,7 @@ pub(crate) enum Event {
     },
     /// A connection ended or is about to.
     Ended(Ended),
-    /// An endpoint was ejected or came back.
+    /// An endpoint was ejected, came back, or may be probed again.
     Health { key: u64, change: Change },
     /// Time passed.
     Tick,
@@ -409,6 +409,7 @@ impl Cluster {
                 entry.readmit(now);
                 info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");
             }
+            Change::ProbeReturned => {}
         }
     }
 
@@ -425,3 +426,6 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,9 @@ pub enum Change {
     Ejected,
     /// Its probing call went well: it is back.
     Readmitted,
+    /// Its probing call said nothing: the next call may probe. A set of candidates that was made
+    /// while the probe was under way does not offer the endpoint, and calls may be waiting for it.
+    ProbeReturned,
 }
 
 /// The health record of one endpoint.
@@ -68,10 +71,7 @@ impl Health {
             (Outcome::Failure, Entry::Normal) => self.count_failure(rules),
             (Outcome::Success, Entry::Probe) => self.pass_probe(rules),
             (Outcome::Failure, Entry::Probe) => self.gate.fail_probe().then_some(Change::Ejected),
-            (_, Entry::Probe) => {
-                self.gate.return_probe();
-                None
-            }
+            (_, Entry::Probe) => self.gate.return_probe().then_some(Change::ProbeReturned),
             _ => None,
         }
     }

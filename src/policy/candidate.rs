@@ -235,10 +235,11 @@ impl Claim {
         self.if_dropped = Some(Outcome::Ignored);
     }
 
-    /// The response has begun to carry data. For a probing call that is proof enough.
+    /// The response has begun to carry data. For a probing call that is proof enough, unless its head
+    /// was [`judged`](Self::judged) a failure: an error page is data too.
     #[inline]
     pub fn progressed(&mut self) {
-        if self.entry == Entry::Probe {
+        if self.entry == Entry::Probe && !self.if_dropped.is_some_and(Outcome::is_failed) {
             self.entry = Entry::Normal;
             let subchannel = &self.subchannel;
             subchannel.tell(subchannel.health.pass_probe(&subchannel.rules));

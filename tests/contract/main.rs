@@ -13,4 +13,5 @@ mod point_7_lifetime;
 mod point_8_removal;
 mod point_9_identity;
 
+mod ejection;
 mod mistakes;
