@@ -31,12 +31,19 @@ const MAX_HELD: usize = 3;
 const MAX_RACES: usize = 8;
 
 /// The response to come; see [`Balance`](crate::Balance). Dropping it cancels the call.
-#[pin_project(project = CallProjection)]
+#[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<S, Req, T>
 where
     S: Service<Req>,
 {
+    call: Call<S, Req, T>,
+    #[pin]
+    state: State<S, S::Future>,
+}
+
+/// What stays through all tries of one call.
+struct Call<S, Req, T> {
     shared: Arc<Shared<S>>,
     track: T,
     rng: Rng,
@@ -44,8 +51,6 @@ where
     tried: Tried,
     hash: Option<u64>,
     redispatches: u8,
-    #[pin]
-    state: State<S, S::Future>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -94,13 +99,15 @@ where
     #[inline]
     pub(super) fn new(shared: Arc<Shared<S>>, track: T, rng: Rng, request: Req) -> Self {
         Self {
-            shared,
-            track,
-            rng,
-            request: Some(request),
-            tried: Tried::new(),
-            hash: None,
-            redispatches: 0,
+            call: Call {
+                shared,
+                track,
+                rng,
+                request: Some(request),
+                tried: Tried::new(),
+                hash: None,
+                redispatches: 0,
+            },
             state: State::Choosing(None),
         }
     }
@@ -130,27 +137,27 @@ where
 {
     type Output = Result<T::Response, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let call = this.call;
         loop {
             match this.state.as_mut().project() {
                 StateProjection::Choosing(waiting) => {
-                    let waiting = waiting.take();
-                    match choose(&mut this, waiting, cx) {
-                        Chosen::Ready(mut service, mut claim) => {
+                    let chosen = ready!(call.choose(waiting, cx));
+                    // Who was asked too, and not chosen, is free before the request goes.
+                    *waiting = None;
+                    match chosen {
+                        Ok((mut service, mut claim)) => {
                             claim.sent();
-                            let request = this.request.take().expect("polled after completion");
+                            let request = call.request.take().expect("polled after completion");
                             let response = service.call(request);
                             this.state.set(State::Called {
                                 response,
                                 claim: Some(claim),
                             });
                         }
-                        Chosen::Wait(waiting) => {
-                            this.state.set(State::Choosing(Some(waiting)));
-                            return Poll::Pending;
-                        }
-                        Chosen::Failed(error) => {
+                        Err(error) => {
                             this.state.set(State::Done);
                             return Poll::Ready(Err(error));
                         }
@@ -161,26 +168,26 @@ where
                     let claim = claim.take().expect("polled after completion");
                     let error = match result {
                         Ok(response) => {
-                            let response = this.track.response(response, claim);
+                            let response = call.track.response(response, claim);
                             this.state.set(State::Done);
                             return Poll::Ready(Ok(response));
                         }
                         Err(error) => error,
                     };
-                    match this.track.reclaim(error) {
+                    match call.track.reclaim(error) {
                         Ok(request) => {
-                            this.tried.insert(claim.connection());
+                            call.tried.insert(claim.connection());
                             claim.take_back();
-                            if *this.redispatches == MAX_REDISPATCHES {
+                            if call.redispatches == MAX_REDISPATCHES {
                                 this.state.set(State::Done);
                                 return Poll::Ready(Err(handed_back()));
                             }
-                            *this.redispatches += 1;
-                            *this.request = Some(request);
+                            call.redispatches += 1;
+                            call.request = Some(request);
                             this.state.set(State::Choosing(None));
                         }
                         Err(error) => {
-                            claim.finish(this.track.error(&error));
+                            claim.finish(call.track.error(&error));
                             this.state.set(State::Done);
                             return Poll::Ready(Err(Error::endpoint(error)));
                         }
@@ -192,153 +199,142 @@ where
     }
 }
 
-/// The end of choosing, for now.
-enum Chosen<S> {
-    Ready(S, Claim),
-    Wait(Box<Waiting<S>>),
-    Failed(Error),
-}
-
-fn choose<S, Req, T>(
-    call: &mut CallProjection<'_, S, Req, T>,
-    mut waiting: Option<Box<Waiting<S>>>,
-    cx: &mut Context<'_>,
-) -> Chosen<S>
+impl<S, Req, T> Call<S, Req, T>
 where
     S: Service<Req> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     T: Track<Req, S>,
 {
-    if let Some(waiting) = &mut waiting
-        && let Some((service, claim)) = poll_held(call, waiting, cx)
-    {
-        return Chosen::Ready(service, claim);
-    }
-    loop {
-        let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
-        let verdict = if held < MAX_HELD {
-            match pick(call, held == 0, cx) {
-                Choice::Ready(service, claim) => return Chosen::Ready(service, claim),
-                Choice::Pending(held) => {
-                    waiting.get_or_insert_default().held.push(held);
-                    continue;
-                }
-                Choice::Later => true,
-                Choice::Never => false,
-            }
-        } else {
-            true
-        };
-        if !verdict && held == 0 {
-            return Chosen::Failed(unavailable(&call.shared.load()));
+    /// An endpoint's service that is ready, and the claim on it. `waiting` is what earlier polls
+    /// have asked and not got yet.
+    #[inline]
+    fn choose(
+        &mut self,
+        waiting: &mut Option<Box<Waiting<S>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(S, Claim), Error>> {
+        if let Some(waiting) = waiting
+            && let Some(chosen) = self.poll_held(waiting, cx)
+        {
+            return Poll::Ready(Ok(chosen));
         }
-        let waiting = waiting.get_or_insert_default();
-        // Subscribed before one more look: a change between the look above and here is then seen.
+        loop {
+            let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
+            let may_wait = if held < MAX_HELD {
+                match self.pick(held == 0, cx) {
+                    Choice::Ready(service, claim) => return Poll::Ready(Ok((service, claim))),
+                    Choice::Pending(held) => {
+                        waiting.get_or_insert_default().held.push(held);
+                        continue;
+                    }
+                    Choice::Later => true,
+                    Choice::Never => false,
+                }
+            } else {
+                true
+            };
+            if !may_wait && held == 0 {
+                return Poll::Ready(Err(unavailable(&self.shared.load())));
+            }
+            ready!(self.poll_changed(waiting.get_or_insert_default(), cx));
+        }
+    }
+
+    /// Ready when there may be something new to see, and always the first time: subscribed before
+    /// one more look, so that a change between the look before and here is seen.
+    #[cold]
+    fn poll_changed(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Poll<()> {
         match &mut waiting.changed {
             None => {
-                let mut versions = call.shared.subscribe();
+                let mut versions = self.shared.subscribe();
                 waiting.changed = Some(Box::pin(async move {
                     let _ = versions.changed().await;
                 }));
             }
-            Some(changed) => match changed.as_mut().poll(cx) {
-                Poll::Ready(()) => waiting.changed = None,
-                Poll::Pending => {
-                    return Chosen::Wait(std::mem::take(waiting));
+            Some(changed) => {
+                ready!(changed.as_mut().poll(cx));
+                waiting.changed = None;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Polls the services that were asked before.
+    #[cold]
+    fn poll_held(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Option<(S, Claim)> {
+        let mut index = 0;
+        while index < waiting.held.len() {
+            match waiting.held[index].service.poll_ready(cx) {
+                Poll::Pending => index += 1,
+                Poll::Ready(Ok(())) => {
+                    let held = waiting.held.swap_remove(index);
+                    return Some((held.service, held.claim));
                 }
-            },
-        }
-    }
-}
-
-/// Polls the services that were asked before.
-fn poll_held<S, Req, T>(
-    call: &mut CallProjection<'_, S, Req, T>,
-    waiting: &mut Waiting<S>,
-    cx: &mut Context<'_>,
-) -> Option<(S, Claim)>
-where
-    S: Service<Req>,
-    S::Error: Into<BoxError>,
-{
-    let mut index = 0;
-    while index < waiting.held.len() {
-        match waiting.held[index].service.poll_ready(cx) {
-            Poll::Pending => index += 1,
-            Poll::Ready(Ok(())) => {
-                let held = waiting.held.swap_remove(index);
-                return Some((held.service, held.claim));
-            }
-            Poll::Ready(Err(error)) => {
-                let held = waiting.held.swap_remove(index);
-                call.shared.not_ready(held.claim, error.into());
+                Poll::Ready(Err(error)) => {
+                    let held = waiting.held.swap_remove(index);
+                    self.shared.not_ready(held.claim, error.into());
+                }
             }
         }
+        None
     }
-    None
-}
 
-/// Picks endpoints until one is ready, one is not ready yet, or none is left. `alone`: no other
-/// endpoint is about to become ready for this call.
-fn pick<S, Req, T>(
-    call: &mut CallProjection<'_, S, Req, T>,
-    alone: bool,
-    cx: &mut Context<'_>,
-) -> Choice<S>
-where
-    S: Service<Req> + Clone,
-    S::Error: Into<BoxError>,
-    T: Track<Req, S>,
-{
-    let snapshot = call.shared.load();
-    let request = call.request.as_ref().expect("polled after completion");
-    let info = call.track.request(request);
-    let mut races = 0;
-    loop {
-        let mut context = PickContext::new(call.rng)
-            .with_request(info)
-            .with_tried(call.tried)
-            .with_ejections_ignored(snapshot.summary.panic)
-            .with_hash(*call.hash);
-        let pick = snapshot.picker.pick(&mut context);
-        *call.hash = context.hash();
-        let (candidate, ignore_ejections) = match pick {
-            Pick::Endpoint(slot) => (snapshot.candidates.all().get(slot), snapshot.summary.panic),
-            Pick::Nothing if alone && call.shared.panic_enabled() => {
-                (last_resort(&snapshot, call.tried, call.rng), true)
-            }
-            _ => (None, false),
-        };
-        let Some(candidate) = candidate else {
-            let wait = info.wait_for_ready().unwrap_or(false);
-            return if may_help(&snapshot, wait) {
-                Choice::Later
-            } else {
-                Choice::Never
+    /// Picks endpoints until one is ready, one is not ready yet, or none is left. `alone`: no other
+    /// endpoint is about to become ready for this call.
+    #[inline]
+    fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S> {
+        let snapshot = self.shared.load();
+        let request = self.request.as_ref().expect("polled after completion");
+        let info = self.track.request(request);
+        let mut races = 0;
+        loop {
+            let mut context = PickContext::new(&mut self.rng)
+                .with_request(info)
+                .with_tried(&self.tried)
+                .with_ejections_ignored(snapshot.summary.panic)
+                .with_hash(self.hash);
+            let pick = snapshot.picker.pick(&mut context);
+            self.hash = context.hash();
+            let (candidate, ignore_ejections) = match pick {
+                Pick::Endpoint(slot) => {
+                    (snapshot.candidates.all().get(slot), snapshot.summary.panic)
+                }
+                Pick::Nothing if alone && self.shared.panic_enabled() => {
+                    (last_resort(&snapshot, &self.tried, &mut self.rng), true)
+                }
+                _ => (None, false),
             };
-        };
-        let service = snapshot
-            .services
-            .get(candidate.slot())
-            .and_then(Option::as_ref);
-        let (Some(service), Some(claim)) = (service, candidate.claim(ignore_ejections)) else {
-            races += 1;
-            if races > MAX_RACES {
-                // A picker that names endpoints which cannot be used would be asked for ever.
-                return Choice::Later;
-            }
-            continue;
-        };
-        let mut service = service.clone();
-        match service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => return Choice::Ready(service, claim),
-            Poll::Ready(Err(error)) => {
-                call.tried.insert(candidate.connection());
-                call.shared.not_ready(claim, error.into());
-            }
-            Poll::Pending => {
-                call.tried.insert(candidate.connection());
-                return Choice::Pending(Held { service, claim });
+            let Some(candidate) = candidate else {
+                let wait = info.wait_for_ready().unwrap_or(false);
+                return if may_help(&snapshot, wait) {
+                    Choice::Later
+                } else {
+                    Choice::Never
+                };
+            };
+            let service = snapshot
+                .services
+                .get(candidate.slot())
+                .and_then(Option::as_ref);
+            let (Some(service), Some(claim)) = (service, candidate.claim(ignore_ejections)) else {
+                races += 1;
+                if races > MAX_RACES {
+                    // A picker that names endpoints which cannot be used would be asked for ever.
+                    return Choice::Later;
+                }
+                continue;
+            };
+            let mut service = service.clone();
+            match service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => return Choice::Ready(service, claim),
+                Poll::Ready(Err(error)) => {
+                    self.tried.insert(candidate.connection());
+                    self.shared.not_ready(claim, error.into());
+                }
+                Poll::Pending => {
+                    self.tried.insert(candidate.connection());
+                    return Choice::Pending(Held { service, claim });
+                }
             }
         }
     }
@@ -346,6 +342,7 @@ where
 
 /// When the policy has nothing left, an ejected endpoint is better than a failed call: what panic
 /// mode says, without waiting for the control plane to say it.
+#[cold]
 fn last_resort<'a, S>(
     snapshot: &'a Snapshot<S>,
     tried: &Tried,
@@ -360,6 +357,7 @@ fn last_resort<'a, S>(
 }
 
 /// Whether a later snapshot may have an endpoint for a call that found none in this one.
+#[cold]
 fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool {
     let summary = &snapshot.summary;
     if summary.closed {
@@ -411,8 +409,8 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("tried", &self.tried)
-            .field("redispatches", &self.redispatches)
+            .field("tried", &self.call.tried)
+            .field("redispatches", &self.call.redispatches)
             .finish_non_exhaustive()
     }
 }

@@ -91,6 +91,7 @@ impl Subchannel {
                 .is_ok()
     }
 
+    #[inline]
     fn tell(&self, change: Option<Change>) {
         if let (Some(change), Some(on_change)) = (change, &self.on_change) {
             on_change(self.key, change);
