@@ -53,6 +53,16 @@ where
     }
 }
 
+#[cfg(feature = "grpc")]
+impl<B, C, E> TrackedBody<B, C, E> {
+    /// Ends the call for its deadline: the endpoint is at fault.
+    pub(crate) fn expire(self: Pin<&mut Self>) {
+        if let Some(claim) = self.project().claim.take() {
+            claim.finish(Outcome::Failure);
+        }
+    }
+}
+
 impl<B, C, E> Body for TrackedBody<B, C, E>
 where
     B: Body,

@@ -14,10 +14,12 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::balance::Track;
+use crate::call::RequestInfo;
 use crate::cluster::{Shared, Snapshot};
 use crate::endpoint::ConnectivityState;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
+#[cfg(feature = "grpc")]
 use crate::outcome::Outcome;
 use crate::policy::{Candidate, Claim, Pick, PickContext, Tried};
 
@@ -37,20 +39,9 @@ pub struct ResponseFuture<S, Req, T>
 where
     S: Service<Req>,
 {
-    call: Call<S, Req, T>,
     #[pin]
     state: State<S, S::Future>,
-}
-
-/// What stays through all tries of one call.
-struct Call<S, Req, T> {
-    shared: Arc<Shared<S>>,
-    track: T,
-    rng: Rng,
-    request: Option<Req>,
-    tried: Tried,
-    hash: Option<u64>,
-    redispatches: u8,
+    call: Call<S, Req, T>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -58,12 +49,23 @@ enum State<S, F> {
     /// No endpoint chosen, or not the last word: the services asked so far, not yet ready.
     Choosing(Option<Box<Waiting<S>>>),
     /// The endpoint has the request.
-    Called {
-        #[pin]
-        response: F,
-        claim: Option<Claim>,
-    },
+    Called(#[pin] F),
     Done,
+}
+
+/// What stays through all tries of one call. Its parts are made where they stay: a claim or a
+/// service that is handed up by value is copied at each step, and that costs more than the pick.
+struct Call<S, Req, T> {
+    shared: Arc<Shared<S>>,
+    track: T,
+    rng: Rng,
+    /// Here until an endpoint has it.
+    request: Option<Req>,
+    /// On the endpoint that has the request.
+    claim: Option<Claim>,
+    tried: Tried,
+    hash: Option<u64>,
+    redispatches: u8,
 }
 
 struct Waiting<S> {
@@ -81,9 +83,9 @@ struct Held<S> {
 type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// What one look at the snapshot gave.
-enum Choice<S> {
-    /// Ready to be called.
-    Ready(S, Claim),
+enum Choice<S, F> {
+    /// A service took the request.
+    Called(F),
     /// Not ready yet.
     Pending(Held<S>),
     /// Nothing to pick now; a later snapshot may help.
@@ -99,33 +101,37 @@ where
     #[inline]
     pub(super) fn new(shared: Arc<Shared<S>>, track: T, rng: Rng, request: Req) -> Self {
         Self {
+            state: State::Choosing(None),
             call: Call {
                 shared,
                 track,
                 rng,
                 request: Some(request),
+                claim: None,
                 tried: Tried::new(),
                 hash: None,
                 redispatches: 0,
             },
-            state: State::Choosing(None),
         }
     }
 
-    /// Ends the call for its deadline: an endpoint that has the request is at fault, one that does
-    /// not have it is not.
-    #[cfg_attr(
-        not(feature = "grpc"),
-        expect(dead_code, reason = "the gRPC channel has deadlines")
-    )]
-    pub(crate) fn expire(self: Pin<&mut Self>) {
-        let mut state = self.project().state;
-        if let StateProjection::Called { claim, .. } = state.as_mut().project()
-            && let Some(claim) = claim.take()
-        {
-            claim.finish(Outcome::Failure);
-        }
-        state.set(State::Done);
+    /// Ends the call for its deadline. An endpoint that has the request is at fault, and the answer
+    /// is `None`; if none has it, the answer says what the call was waiting for.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn expire(self: Pin<&mut Self>) -> Option<String> {
+        let mut this = self.project();
+        let waited_for = match this.state.as_mut().project() {
+            StateProjection::Called(_) => {
+                if let Some(claim) = this.call.claim.take() {
+                    claim.finish(Outcome::Failure);
+                }
+                None
+            }
+            StateProjection::Choosing(_) => Some(this.call.shared.load().summary.to_string()),
+            StateProjection::Done => None,
+        };
+        this.state.set(State::Done);
+        waited_for
     }
 }
 
@@ -143,34 +149,20 @@ where
         let call = this.call;
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Choosing(waiting) => {
-                    let chosen = ready!(call.choose(waiting, cx));
-                    // Who was asked too, and not chosen, is free before the request goes.
-                    *waiting = None;
-                    match chosen {
-                        Ok((mut service, mut claim)) => {
-                            claim.sent();
-                            let request = call.request.take().expect("polled after completion");
-                            let response = service.call(request);
-                            this.state.set(State::Called {
-                                response,
-                                claim: Some(claim),
-                            });
-                        }
-                        Err(error) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error));
-                        }
+                StateProjection::Choosing(waiting) => match ready!(call.choose(waiting, cx)) {
+                    Ok(response) => this.state.set(State::Called(response)),
+                    Err(error) => {
+                        this.state.set(State::Done);
+                        return Poll::Ready(Err(error));
                     }
-                }
-                StateProjection::Called { response, claim } => {
+                },
+                StateProjection::Called(response) => {
                     let result = ready!(response.poll(cx));
-                    let claim = claim.take().expect("polled after completion");
+                    this.state.set(State::Done);
+                    let claim = call.claim.take().expect("polled after completion");
                     let error = match result {
                         Ok(response) => {
-                            let response = call.track.response(response, claim);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(response));
+                            return Poll::Ready(Ok(call.track.response(response, claim)));
                         }
                         Err(error) => error,
                     };
@@ -179,7 +171,6 @@ where
                             call.tried.insert(claim.connection());
                             claim.take_back();
                             if call.redispatches == MAX_REDISPATCHES {
-                                this.state.set(State::Done);
                                 return Poll::Ready(Err(handed_back()));
                             }
                             call.redispatches += 1;
@@ -188,7 +179,6 @@ where
                         }
                         Err(error) => {
                             claim.finish(call.track.error(&error));
-                            this.state.set(State::Done);
                             return Poll::Ready(Err(Error::endpoint(error)));
                         }
                     }
@@ -205,24 +195,24 @@ where
     S::Error: Into<BoxError>,
     T: Track<Req, S>,
 {
-    /// An endpoint's service that is ready, and the claim on it. `waiting` is what earlier polls
+    /// Chooses an endpoint that is ready and gives it the request. `waiting` is what earlier polls
     /// have asked and not got yet.
     #[inline]
     fn choose(
         &mut self,
         waiting: &mut Option<Box<Waiting<S>>>,
         cx: &mut Context<'_>,
-    ) -> Poll<Result<(S, Claim), Error>> {
+    ) -> Poll<Result<S::Future, Error>> {
         if let Some(waiting) = waiting
-            && let Some(chosen) = self.poll_held(waiting, cx)
+            && let Some(mut held) = self.poll_held(waiting, cx)
         {
-            return Poll::Ready(Ok(chosen));
+            return Poll::Ready(Ok(self.dispatch(&mut held.service, held.claim)));
         }
         loop {
             let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
             let may_wait = if held < MAX_HELD {
                 match self.pick(held == 0, cx) {
-                    Choice::Ready(service, claim) => return Poll::Ready(Ok((service, claim))),
+                    Choice::Called(response) => return Poll::Ready(Ok(response)),
                     Choice::Pending(held) => {
                         waiting.get_or_insert_default().held.push(held);
                         continue;
@@ -238,6 +228,14 @@ where
             }
             ready!(self.poll_changed(waiting.get_or_insert_default(), cx));
         }
+    }
+
+    /// Gives the request to a service that is ready for it.
+    #[inline]
+    fn dispatch(&mut self, service: &mut S, mut claim: Claim) -> S::Future {
+        claim.sent();
+        self.claim = Some(claim);
+        service.call(self.request.take().expect("polled after completion"))
     }
 
     /// Ready when there may be something new to see, and always the first time: subscribed before
@@ -259,17 +257,19 @@ where
         Poll::Ready(())
     }
 
-    /// Polls the services that were asked before.
+    /// Polls the services that were asked before, and lets go of those whose connection has ended.
     #[cold]
-    fn poll_held(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Option<(S, Claim)> {
+    fn poll_held(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Option<Held<S>> {
         let mut index = 0;
         while index < waiting.held.len() {
+            // It may never be ready, and if it were, an endpoint that left gets no new call.
+            if !waiting.held[index].claim.is_connected() {
+                waiting.held.swap_remove(index);
+                continue;
+            }
             match waiting.held[index].service.poll_ready(cx) {
                 Poll::Pending => index += 1,
-                Poll::Ready(Ok(())) => {
-                    let held = waiting.held.swap_remove(index);
-                    return Some((held.service, held.claim));
-                }
+                Poll::Ready(Ok(())) => return Some(waiting.held.swap_remove(index)),
                 Poll::Ready(Err(error)) => {
                     let held = waiting.held.swap_remove(index);
                     self.shared.not_ready(held.claim, error.into());
@@ -279,15 +279,15 @@ where
         None
     }
 
-    /// Picks endpoints until one is ready, one is not ready yet, or none is left. `alone`: no other
-    /// endpoint is about to become ready for this call.
+    /// Picks endpoints until one takes the request, one is not ready yet, or none is left. `alone`:
+    /// no other endpoint is about to become ready for this call.
     #[inline]
-    fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S> {
+    fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S, S::Future> {
         let snapshot = self.shared.load();
-        let request = self.request.as_ref().expect("polled after completion");
-        let info = self.track.request(request);
         let mut races = 0;
         loop {
+            let request = self.request.as_ref().expect("polled after completion");
+            let info = self.track.request(request);
             let mut context = PickContext::new(&mut self.rng)
                 .with_request(info)
                 .with_tried(&self.tried)
@@ -305,12 +305,7 @@ where
                 _ => (None, false),
             };
             let Some(candidate) = candidate else {
-                let wait = info.wait_for_ready().unwrap_or(false);
-                return if may_help(&snapshot, wait) {
-                    Choice::Later
-                } else {
-                    Choice::Never
-                };
+                return nothing(&snapshot, &info);
             };
             let service = snapshot
                 .services
@@ -320,13 +315,15 @@ where
                 races += 1;
                 if races > MAX_RACES {
                     // A picker that names endpoints which cannot be used would be asked for ever.
-                    return Choice::Later;
+                    return nothing(&snapshot, &info);
                 }
                 continue;
             };
             let mut service = service.clone();
             match service.poll_ready(cx) {
-                Poll::Ready(Ok(())) => return Choice::Ready(service, claim),
+                Poll::Ready(Ok(())) => {
+                    return Choice::Called(self.dispatch(&mut service, claim));
+                }
                 Poll::Ready(Err(error)) => {
                     self.tried.insert(candidate.connection());
                     self.shared.not_ready(claim, error.into());
@@ -356,8 +353,17 @@ fn last_resort<'a, S>(
         .find(|c| c.is_connected() && !tried.contains(c.connection()))
 }
 
-/// Whether a later snapshot may have an endpoint for a call that found none in this one.
+/// What to do when this snapshot has no endpoint for the call.
 #[cold]
+fn nothing<S, C, F>(snapshot: &Snapshot<S>, info: &RequestInfo<'_>) -> Choice<C, F> {
+    if may_help(snapshot, info.wait_for_ready().unwrap_or(false)) {
+        Choice::Later
+    } else {
+        Choice::Never
+    }
+}
+
+/// Whether a later snapshot may have an endpoint for a call that found none in this one.
 fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool {
     let summary = &snapshot.summary;
     if summary.closed {

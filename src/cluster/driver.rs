@@ -229,6 +229,8 @@ impl<C: Connector> Driver<C> {
                     self.services.remove(&key);
                     if let Some(task) = self.dialing.remove(&key) {
                         task.abort();
+                        // It may have connected already; its service must not be kept for nobody.
+                        self.tasks.remove(&task.id());
                     }
                 }
             }

@@ -13,7 +13,7 @@ use crate::cluster::snapshot::{Status, Summary};
 use crate::connection::{End, Ended};
 use crate::discovery::Update;
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
-use crate::error::BoxError;
+use crate::error::{BoxError, describe};
 use crate::health::panic_mode::is_panic;
 use crate::health::{Change, Ejections};
 use crate::math::Rng;
@@ -113,7 +113,7 @@ impl Cluster {
         match event {
             Event::Update(update) => self.update(update, now),
             Event::DiscoveryFailed(error) => {
-                let error = describe(&*error);
+                let error: Arc<str> = describe(&*error).into();
                 warn!(%error, "the source of endpoints failed; the last state stands");
                 self.discovery_error = Some(error);
                 self.dirty = true;
@@ -341,7 +341,7 @@ impl Cluster {
                 entry.ready(connection, now);
             }
             Err(error) => {
-                let error = describe(&*error);
+                let error: Arc<str> = describe(&*error).into();
                 let due = entry.failed(error.clone(), &self.settings.backoff, &mut self.rng, now);
                 debug!(endpoint = %entry.endpoint.id(), %error, "dial failed");
                 self.last_error = Some(error);
@@ -366,15 +366,21 @@ impl Cluster {
                 entry.ended(None, backoff, now)
             }
             End::Closed(error) => {
-                let error = error.map(|error| describe(&*error));
+                let error: Option<Arc<str>> = error.map(|error| Arc::from(describe(&*error)));
                 debug!(endpoint = %entry.endpoint.id(), error = error.as_deref(), "connection ended");
                 entry.ended(error, backoff, now)
             }
             End::NotReady(error) => {
-                let error = describe(&*error);
+                let error: Arc<str> = describe(&*error).into();
                 debug!(endpoint = %entry.endpoint.id(), %error, "service is not ready any more");
                 self.last_error = Some(error.clone());
                 entry.failed(error, backoff, &mut self.rng, now)
+            }
+            End::BackOff(error) => {
+                let error: Arc<str> = describe(&*error).into();
+                warn!(endpoint = %entry.endpoint.id(), %error, "the server asks to be left alone");
+                self.last_error = Some(error.clone());
+                entry.asked_to_back_off(error, backoff, &mut self.rng, now)
             }
         };
         self.dial_queue.insert((due, ended.key));
@@ -411,20 +417,4 @@ impl Cluster {
             }
         }
     }
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> Arc<str> {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        // Many errors quote their cause already.
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text.into()
 }

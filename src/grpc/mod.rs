@@ -1,1 +1,23 @@
-//! Stub.
+//! The tonic face: a [`Channel`] over many endpoints for generated clients.
+//!
+//! Its connections are hyper's HTTP/2 client, made and watched here ([`http2`]), because a
+//! `tonic::transport::Channel` tells nobody when it is connected, keeps a dead endpoint in use, and
+//! puts a queue and a task between a call and its connection.
+
+mod body;
+mod builder;
+mod channel;
+mod classify;
+mod deadline;
+pub mod http2;
+mod status;
+#[cfg(feature = "tls")]
+mod tls;
+pub mod wrap;
+
+pub use body::ResponseBody;
+pub use builder::{Builder, Own, Source};
+pub use channel::{Channel, ResponseFuture};
+pub use classify::ByGrpcStatus;
+#[cfg(feature = "tls")]
+pub use tls::Tls;

@@ -78,7 +78,9 @@ impl Subchannel {
     /// start: the failures in a row are forgotten.
     pub fn connected(&self, connection: u64) {
         self.health.clear_failures();
-        self.connection.store(connection, Ordering::SeqCst);
+        // A swap and not a store, though nobody reads the old value: it costs no more, and loom does
+        // not order a plain store against the compare-exchange of `disconnected`.
+        self.connection.swap(connection, Ordering::SeqCst);
     }
 
     /// Connection `connection` has ended: from here on no pick names it. Nothing happens if another
@@ -220,6 +222,12 @@ impl Claim {
     /// The connection that the call goes by.
     pub fn connection(&self) -> u64 {
         self.connection
+    }
+
+    /// Whether the connection that the call would go by is still up.
+    #[inline]
+    pub fn is_connected(&self) -> bool {
+        self.subchannel.connection() == self.connection
     }
 
     /// The endpoint has the request.

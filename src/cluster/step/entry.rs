@@ -127,12 +127,35 @@ impl Entry {
         rng: &mut Rng,
         now: Instant,
     ) -> Instant {
+        let from = self.last_dial;
+        self.fail(error, from, backoff, rng, now)
+    }
+
+    /// The server wants a pause: the delay counts from now, however old the connection is.
+    pub(super) fn asked_to_back_off(
+        &mut self,
+        error: Arc<str>,
+        backoff: &Backoff,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Instant {
+        self.fail(error, now, backoff, rng, now)
+    }
+
+    fn fail(
+        &mut self,
+        error: Arc<str>,
+        from: Instant,
+        backoff: &Backoff,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Instant {
         self.forgive(backoff, now);
         let delay = backoff.delay(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
         self.failing = true;
         self.last_error = Some(error);
-        self.wait_until((self.last_dial + delay).max(now))
+        self.wait_until((from + delay).max(now))
     }
 
     /// A connection that was ready ended. Returns when the next dial is due: at once, unless the

@@ -1,0 +1,77 @@
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use pin_project::pin_project;
+use tokio::time::Sleep;
+use tonic::Status;
+
+use crate::balance::TrackedBody;
+use crate::grpc::classify::ByGrpcStatus;
+use crate::grpc::http2::AttemptError;
+use crate::grpc::status;
+
+/// The body of a [`Channel`](crate::grpc::Channel)'s response: its errors are statuses, the caller's
+/// deadline holds to its end, and the endpoint counts as busy until then.
+#[pin_project]
+pub struct ResponseBody<B> {
+    #[pin]
+    inner: TrackedBody<B, ByGrpcStatus, AttemptError>,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> ResponseBody<B> {
+    pub(super) fn new(
+        inner: TrackedBody<B, ByGrpcStatus, AttemptError>,
+        deadline: Option<Pin<Box<Sleep>>>,
+    ) -> Self {
+        Self { inner, deadline }
+    }
+}
+
+impl<B> Body for ResponseBody<B>
+where
+    B: Body<Data = Bytes>,
+    B::Error: StdError + Send + Sync + 'static,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let mut this = self.project();
+        if let Poll::Ready(frame) = this.inner.as_mut().poll_frame(cx) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(status::from_body_error)));
+        }
+        if let Some(deadline) = this.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            this.inner.expire();
+            *this.deadline = None;
+            return Poll::Ready(Some(Err(status::deadline_exceeded(None))));
+        }
+        Poll::Pending
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B: fmt::Debug> fmt::Debug for ResponseBody<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResponseBody")
+            .field("inner", &self.inner)
+            .finish_non_exhaustive()
+    }
+}

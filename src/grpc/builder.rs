@@ -1,0 +1,302 @@
+use std::fmt;
+use std::time::Duration;
+
+use http::{HeaderValue, Uri};
+use tokio::runtime::Handle as Runtime;
+use tower_service::Service;
+
+use crate::balance::{self, Http, Reclaiming};
+use crate::connection::Connector;
+use crate::discovery::Discovery;
+use crate::endpoint::Endpoint;
+use crate::error::{BoxError, Error};
+use crate::grpc::channel::Channel;
+use crate::grpc::classify::ByGrpcStatus;
+use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
+#[cfg(feature = "tls")]
+use crate::grpc::tls::Tls;
+use crate::health::Ejection;
+use crate::math::Backoff;
+use crate::policy::Policy;
+
+const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
+
+/// Where a channel's connections come from. Sealed: [`Own`], and what
+/// [`tonic_endpoints`](Builder::tonic_endpoints) and [`tonic_channels`](Builder::tonic_channels) set.
+pub trait Source: private::Sealed {}
+
+mod private {
+    use crate::connection::Connector;
+    use crate::endpoint::Endpoint;
+    use crate::error::Error;
+
+    pub trait Sealed {
+        type Connector: Connector;
+
+        /// Refuses an endpoint that could never be connected to.
+        fn check(&self, endpoint: &Endpoint) -> Result<(), Error>;
+
+        fn connector(self) -> Result<Self::Connector, Error>;
+    }
+}
+
+pub(super) use private::Sealed;
+
+/// Connections by hyper's HTTP/2 client, made and watched by evenkeel itself. The default.
+pub struct Own {
+    settings: Http2Settings,
+    connect: Option<Connect>,
+    #[cfg(feature = "tls")]
+    tls: Option<Tls>,
+}
+
+/// Makes the connector over the user's transport.
+type Connect = Box<dyn FnOnce(Http2Settings) -> Result<Http2Connector, Error> + Send>;
+
+impl Source for Own {}
+
+impl Sealed for Own {
+    type Connector = Http2Connector;
+
+    fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        check_address(endpoint.address()).map(drop)
+    }
+
+    fn connector(self) -> Result<Http2Connector, Error> {
+        let connector = match self.connect {
+            Some(connect) => connect(self.settings)?,
+            None => Http2Connector::new(self.settings)?,
+        };
+        #[cfg(feature = "tls")]
+        if let Some(tls) = &self.tls {
+            return connector.with_tls(tls);
+        }
+        Ok(connector)
+    }
+}
+
+/// Builds a [`Channel`].
+///
+/// | setting | default | source |
+/// |---|---|---|
+/// | [`policy`](Self::policy) | least request of two | Mitzenmacher 2001 |
+/// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
+/// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
+/// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
+/// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
+/// | [`timeout`](Self::timeout) | none | gRPC |
+/// | HTTP/2 and TCP | see [`Http2Settings`] | |
+#[must_use = "a builder does nothing until it is built"]
+pub struct Builder<C = Own> {
+    balance: balance::Builder,
+    /// A fixed list, kept for a check of its addresses.
+    endpoints: Vec<Endpoint>,
+    source: C,
+    timeout: Option<Duration>,
+    user_agent: Option<String>,
+    expose_endpoint: bool,
+}
+
+impl Builder {
+    pub(super) fn new() -> Self {
+        Self {
+            balance: balance::Balance::builder(),
+            endpoints: Vec::new(),
+            source: Own {
+                settings: Http2Settings::default(),
+                connect: None,
+                #[cfg(feature = "tls")]
+                tls: None,
+            },
+            timeout: None,
+            user_agent: None,
+            expose_endpoint: false,
+        }
+    }
+
+    /// A fixed list of endpoints at `http://host:port` or `https://host:port`, in place of any other
+    /// source.
+    pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
+        self.endpoints = endpoints.into_iter().map(Into::into).collect();
+        self.balance = self.balance.endpoints(self.endpoints.clone());
+        self
+    }
+
+    /// Endpoints from a stream of full states, in place of any other source: the updates of a
+    /// [`Handle`](crate::discovery::Handle), or a source of one's own.
+    pub fn discovery(mut self, discovery: impl Discovery) -> Self {
+        self.endpoints = Vec::new();
+        self.balance = self.balance.discovery(discovery);
+        self
+    }
+
+    /// All HTTP/2 and TCP settings at once.
+    pub fn http2(mut self, settings: Http2Settings) -> Self {
+        self.source.settings = settings;
+        self
+    }
+
+    /// Changes HTTP/2 and TCP settings.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// let builder = evenkeel::grpc::Channel::builder().http2_with(|http2| {
+    ///     http2.keep_alive_interval = Some(Duration::from_secs(30));
+    ///     http2.adaptive_window = true;
+    /// });
+    /// # let _ = builder;
+    /// ```
+    pub fn http2_with(mut self, change: impl FnOnce(&mut Http2Settings)) -> Self {
+        change(&mut self.source.settings);
+        self
+    }
+
+    /// Speaks TLS to every endpoint, by these settings. Without it, endpoints at `https://` are
+    /// trusted by the roots that the features `tls-native-roots` and `tls-webpki-roots` bring.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: Tls) -> Self {
+        self.source.tls = Some(tls);
+        self
+    }
+
+    /// The scheme and authority that requests carry in place of the endpoint's own.
+    pub fn origin(self, origin: Uri) -> Self {
+        self.http2_with(|http2| http2.origin = Some(origin))
+    }
+
+    /// Another transport than TCP: a service from the endpoint's URI to a byte stream, as tonic's
+    /// `connect_with_connector` takes it. Unix sockets and in-memory pipes go this way.
+    pub fn connector<C>(mut self, connector: C) -> Self
+    where
+        C: Service<Uri> + Clone + Send + 'static,
+        C::Response: hyper::rt::Read + hyper::rt::Write + Send + Unpin + 'static,
+        C::Future: Send,
+        C::Error: Into<BoxError>,
+    {
+        self.source.connect = Some(Box::new(move |settings| {
+            Http2Connector::with_connector(settings, connector)
+        }));
+        self
+    }
+}
+
+impl<C> Builder<C> {
+    /// Exchanges where connections come from.
+    pub(super) fn with_source<C2>(self, endpoints: Vec<Endpoint>, source: C2) -> Builder<C2> {
+        Builder {
+            balance: self.balance.endpoints(endpoints.clone()),
+            endpoints,
+            source,
+            timeout: self.timeout,
+            user_agent: self.user_agent,
+            expose_endpoint: self.expose_endpoint,
+        }
+    }
+
+    fn balance(mut self, change: impl FnOnce(balance::Builder) -> balance::Builder) -> Self {
+        self.balance = change(self.balance);
+        self
+    }
+
+    /// The algorithm; the default is [`LeastRequest`](crate::policy::LeastRequest) of two.
+    pub fn policy(self, policy: impl Policy) -> Self {
+        self.balance(|balance| balance.policy(policy))
+    }
+
+    /// How long a call may take up to its response head, the wait for an endpoint included. Default
+    /// none. A shorter `grpc-timeout` of the request holds before it.
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// How long one attempt to connect may take: TCP, TLS and the server's SETTINGS. Default 20 s.
+    pub fn connect_timeout(self, timeout: Duration) -> Self {
+        self.balance(|balance| balance.connect_timeout(timeout))
+    }
+
+    /// The delays between attempts to connect.
+    pub fn backoff(self, backoff: Backoff) -> Self {
+        self.balance(|balance| balance.backoff(backoff))
+    }
+
+    /// How many attempts to connect may be under way at once, at least 1. Default 100.
+    pub fn max_concurrent_dials(self, dials: usize) -> Self {
+        self.balance(|balance| balance.max_concurrent_dials(dials))
+    }
+
+    /// When an endpoint whose calls fail is taken out, and for how long.
+    pub fn ejection(self, ejection: Ejection) -> Self {
+        self.balance(|balance| balance.ejection(ejection))
+    }
+
+    /// Seeds all randomness; default a different seed each time.
+    pub fn seed(self, seed: u64) -> Self {
+        self.balance(|balance| balance.seed(seed))
+    }
+
+    /// What requests name as `user-agent`, before `evenkeel/VERSION`. A request that has the header
+    /// already keeps its own.
+    pub fn user_agent(mut self, user_agent: impl Into<String>) -> Self {
+        self.user_agent = Some(user_agent.into());
+        self
+    }
+
+    /// Puts the endpoint that answered into each response's extensions, as
+    /// [`ChosenEndpoint`](crate::call::ChosenEndpoint). Costs an allocation for each call; default
+    /// off.
+    pub fn expose_endpoint(mut self, expose: bool) -> Self {
+        self.expose_endpoint = expose;
+        self
+    }
+}
+
+impl<C: Source> Builder<C> {
+    /// Starts the channel on the current tokio runtime. Does not wait for a connection: calls made
+    /// at once wait for the first.
+    ///
+    /// # Errors
+    /// Names the setting that cannot be used: no endpoints, an address that is no URI or has another
+    /// scheme than `http` and `https`, a weight of 0, two endpoints with one id, a percentage over
+    /// 100, a time of zero, a certificate that cannot be read; or no tokio runtime.
+    pub fn build(self) -> Result<Channel<<C::Connector as Connector>::Service>, Error> {
+        for endpoint in &self.endpoints {
+            self.source.check(endpoint)?;
+        }
+        if self.timeout == Some(Duration::ZERO) {
+            return Err(Error::config("timeout", "is zero"));
+        }
+        let user_agent = match self.user_agent {
+            None => HeaderValue::from_static(USER_AGENT),
+            Some(prefix) => {
+                HeaderValue::try_from(format!("{prefix} {USER_AGENT}")).map_err(|error| {
+                    Error::config_because("user_agent", "is no header value", error)
+                })?
+            }
+        };
+        let track = Http::new(ByGrpcStatus).with_exposed_endpoint(self.expose_endpoint);
+        let balance = self
+            .balance
+            .connector(self.source.connector()?)
+            .track(Reclaiming(track))
+            .build()?;
+        let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
+        Ok(Channel::new(balance, user_agent, self.timeout, runtime))
+    }
+}
+
+impl<C> fmt::Debug for Builder<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Builder")
+            .field("balance", &self.balance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Own {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Own")
+            .field("settings", &self.settings)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,385 @@
+//! The transport under hyper, watched.
+//!
+//! hyper keeps three things to itself that a balancer must know at once: that the server's SETTINGS
+//! arrived, that a GOAWAY did, and that an idle connection ended. All three are plain in the bytes
+//! that come in, so [`ObservedIo`] reads the nine-byte frame headers as they pass and skips the
+//! rest.
+//!
+//! It also holds write errors back until the reading side has ended. A server that closes sends its
+//! GOAWAY and then resets what still arrives; a client that stops at the failed write never reads
+//! that GOAWAY, and cannot know which of its calls were not processed.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use crate::connection::ConnectionEvents;
+
+use super::connector::GaugeGuard;
+
+/// How long the reading side may stay silent after a failed write. A socket whose write failed ends
+/// its reads at once; this is for transports that do not.
+const WRITE_ERROR_GRACE: Duration = Duration::from_secs(1);
+
+/// Whether the connection takes new calls. Shared by the transport and the services above it.
+#[derive(Debug, Clone, Default)]
+pub(in crate::grpc) struct Refusing(Arc<AtomicBool>);
+
+impl Refusing {
+    pub(in crate::grpc) fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+/// Resolves when the server's SETTINGS arrived, or with why they never will.
+pub(in crate::grpc) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
+
+/// A transport that tells [`ConnectionEvents`] what passes through it.
+pub(in crate::grpc) struct ObservedIo<T> {
+    io: T,
+    frames: FrameHeaders,
+    settings: Option<oneshot::Sender<io::Result<()>>>,
+    events: ConnectionEvents,
+    refusing: Refusing,
+    write_error: Option<WriteError>,
+    read_ended: bool,
+    _counted: GaugeGuard,
+}
+
+struct WriteError {
+    error: io::Error,
+    grace: Pin<Box<Sleep>>,
+}
+
+impl<T> ObservedIo<T> {
+    pub(in crate::grpc) fn new(
+        io: T,
+        events: ConnectionEvents,
+        refusing: Refusing,
+        counted: GaugeGuard,
+    ) -> (Self, SettingsSeen) {
+        let (settings, settings_seen) = oneshot::channel();
+        let observed = Self {
+            io,
+            frames: FrameHeaders::default(),
+            settings: Some(settings),
+            events,
+            refusing,
+            write_error: None,
+            read_ended: false,
+            _counted: counted,
+        };
+        (observed, settings_seen)
+    }
+
+    fn saw(&mut self, bytes: &[u8]) {
+        let Self {
+            frames,
+            settings,
+            events,
+            refusing,
+            ..
+        } = self;
+        frames.feed(bytes, |seen| match seen {
+            Seen::Frame {
+                kind: FrameHeaders::SETTINGS,
+                flags,
+            } if flags & FrameHeaders::ACK == 0 => {
+                if let Some(settings) = settings.take() {
+                    // Nobody listens once the attempt was given up.
+                    let _ = settings.send(Ok(()));
+                }
+            }
+            Seen::Frame {
+                kind: FrameHeaders::GOAWAY,
+                ..
+            } => refusing.set(),
+            Seen::Frame { .. } => {}
+            Seen::GoAway { reason } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
+                events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
+            }
+            Seen::GoAway { .. } => events.draining(),
+        });
+    }
+
+    #[cold]
+    fn ended(&mut self, error: io::Error) {
+        self.refusing.set();
+        if let Some(settings) = self.settings.take() {
+            let told = if self.frames.is_foreign() {
+                io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the peer does not speak HTTP/2: its first bytes are no SETTINGS frame",
+                )
+            } else {
+                copy(&error)
+            };
+            let _ = settings.send(Err(told));
+        }
+        self.events.closed(Some(error.into()));
+    }
+
+    #[cold]
+    fn read_ended(&mut self, error: Option<&io::Error>) {
+        if self.read_ended {
+            return;
+        }
+        self.read_ended = true;
+        let cause = match (&self.write_error, error) {
+            (Some(write), _) => copy(&write.error),
+            (None, Some(read)) => copy(read),
+            (None, None) => io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the server closed the connection",
+            ),
+        };
+        self.ended(cause);
+    }
+
+    /// Remembers a failed write; returns the error if it can no longer be held back.
+    #[cold]
+    fn write_failed(&mut self, cx: &mut Context<'_>, error: io::Error) -> io::Result<()> {
+        self.ended(copy(&error));
+        if self.read_ended {
+            return Err(error);
+        }
+        let mut grace = Box::pin(tokio::time::sleep(WRITE_ERROR_GRACE));
+        // hyper polls reads and writes from one task, so the timer must wake that task even if it
+        // never looks at the reading side again by itself.
+        if grace.as_mut().poll(cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+        self.write_error = Some(WriteError { error, grace });
+        Ok(())
+    }
+
+    /// The answer to a write when an earlier one has failed: swallowed until the reads have ended.
+    fn after_failed_write(&self) -> Option<io::Result<()>> {
+        let write = self.write_error.as_ref()?;
+        Some(if self.read_ended {
+            Err(copy(&write.error))
+        } else {
+            Ok(())
+        })
+    }
+
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: io::Result<usize>,
+        len: usize,
+    ) -> io::Result<usize> {
+        let error = match result {
+            Ok(0) if len > 0 => io::ErrorKind::WriteZero.into(),
+            Ok(written) => return Ok(written),
+            Err(error) => error,
+        };
+        self.write_failed(cx, error).map(|()| len)
+    }
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for ObservedIo<T> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let room = buf.remaining() > 0;
+        match Pin::new(&mut this.io).poll_read(cx, buf) {
+            Poll::Ready(Ok(())) => {
+                let new = buf.filled().get(before..).unwrap_or_default();
+                if !new.is_empty() {
+                    this.saw(new);
+                } else if room {
+                    this.read_ended(None);
+                }
+                Poll::Ready(Ok(()))
+            }
+            Poll::Ready(Err(error)) => {
+                this.read_ended(Some(&error));
+                Poll::Ready(Err(error))
+            }
+            Poll::Pending => {
+                let Some(write) = &mut this.write_error else {
+                    return Poll::Pending;
+                };
+                ready!(write.grace.as_mut().poll(cx));
+                let error = copy(&write.error);
+                this.read_ended = true;
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if let Some(answer) = this.after_failed_write() {
+            return Poll::Ready(answer.map(|()| buf.len()));
+        }
+        let result = ready!(Pin::new(&mut this.io).poll_write(cx, buf));
+        Poll::Ready(this.wrote(cx, result, buf.len()))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let len = || bufs.iter().map(|buf| buf.len()).sum();
+        if let Some(answer) = this.after_failed_write() {
+            return Poll::Ready(answer.map(|()| len()));
+        }
+        let result = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs));
+        Poll::Ready(match result {
+            Ok(written) if written > 0 => Ok(written),
+            other => this.wrote(cx, other, len()),
+        })
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(answer) = this.after_failed_write() {
+            return Poll::Ready(answer);
+        }
+        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_flush(cx)) {
+            Err(error) => this.write_failed(cx, error),
+            Ok(()) => Ok(()),
+        })
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if let Some(answer) = this.after_failed_write() {
+            return Poll::Ready(answer);
+        }
+        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_shutdown(cx)) {
+            Err(error) => this.write_failed(cx, error),
+            Ok(()) => Ok(()),
+        })
+    }
+}
+
+impl<T> Drop for ObservedIo<T> {
+    fn drop(&mut self) {
+        // After another word has been said, this one is not heard.
+        self.ended(io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "the connection was closed on this side",
+        ));
+    }
+}
+
+/// `io::Error` is not `Clone`; this keeps what can be kept.
+fn copy(error: &io::Error) -> io::Error {
+    match error.raw_os_error() {
+        Some(code) => io::Error::from_raw_os_error(code),
+        None => io::Error::new(error.kind(), error.to_string()),
+    }
+}
+
+/// What passed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// The header of a frame.
+    Frame { kind: u8, flags: u8 },
+    /// Why the peer goes away; after the frame's header.
+    GoAway { reason: u32 },
+}
+
+/// Finds the frame headers in a stream of bytes that arrives in pieces of any size, and the reason
+/// in a GOAWAY.
+#[derive(Debug, Default)]
+struct FrameHeaders {
+    /// Bytes of payload still to pass over.
+    skip: usize,
+    /// The length of the GOAWAY whose payload comes next.
+    going_away: Option<usize>,
+    /// What came of a header that was cut.
+    partial: [u8; Self::LEN],
+    partial_len: usize,
+    first: Option<u8>,
+}
+
+impl FrameHeaders {
+    /// RFC 9113 section 4.1: 24 bits of length, 8 of type, 8 of flags, 32 of stream id.
+    const LEN: usize = 9;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ACK: u8 = 1;
+    /// RFC 9113 section 6.8: the payload of a GOAWAY begins with the last stream id and the reason.
+    const GOAWAY_LEN: usize = 8;
+
+    fn feed(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) {
+        loop {
+            if self.skip >= bytes.len() {
+                self.skip -= bytes.len();
+                return;
+            }
+            bytes = &bytes[self.skip..];
+            self.skip = 0;
+            let wanted = match self.going_away {
+                Some(_) => Self::GOAWAY_LEN,
+                None => Self::LEN,
+            };
+            let take = bytes.len().min(wanted - self.partial_len);
+            let (piece, rest) = bytes.split_at(take);
+            self.partial[self.partial_len..][..take].copy_from_slice(piece);
+            self.partial_len += take;
+            bytes = rest;
+            if self.partial_len < wanted {
+                return;
+            }
+            self.partial_len = 0;
+            if let Some(len) = self.going_away.take() {
+                let [_, _, _, _, a, b, c, d, _] = self.partial;
+                self.skip = len - Self::GOAWAY_LEN;
+                seen(Seen::GoAway {
+                    reason: u32::from_be_bytes([a, b, c, d]),
+                });
+                continue;
+            }
+            let [a, b, c, kind, flags, ..] = self.partial;
+            let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            if kind == Self::GOAWAY && len >= Self::GOAWAY_LEN {
+                self.going_away = Some(len);
+            } else {
+                self.skip = len;
+            }
+            self.first.get_or_insert(kind);
+            seen(Seen::Frame { kind, flags });
+        }
+    }
+
+    /// Whether the peer spoke, but not with the SETTINGS that RFC 9113 section 3.4 asks for.
+    fn is_foreign(&self) -> bool {
+        self.first.is_some_and(|kind| kind != Self::SETTINGS)
+    }
+}
+
+#[cfg(test)]
+#[path = "io_tests.rs"]
+mod tests;

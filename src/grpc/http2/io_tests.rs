@@ -1,0 +1,312 @@
+use std::collections::VecDeque;
+use std::future::poll_fn;
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{Instant, timeout};
+
+use super::super::connector::ConnectionGauge;
+use super::*;
+
+fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+    let len = (payload as u32).to_be_bytes();
+    let mut bytes = vec![len[1], len[2], len[3], kind, flags, 0, 0, 0, 1];
+    // A payload that looks like a GOAWAY header must not be taken for one.
+    bytes.extend([0, 0, 8, 7, 0].into_iter().cycle().take(payload));
+    bytes
+}
+
+fn seen_in<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(u8, u8)> {
+    let mut headers = FrameHeaders::default();
+    let mut seen = Vec::new();
+    for piece in pieces {
+        headers.feed(piece, |s| match s {
+            Seen::Frame { kind, flags } => seen.push((kind, flags)),
+            Seen::GoAway { reason } => {
+                assert_eq!(reason, 8, "the reason is the payload's second word")
+            }
+        });
+    }
+    seen
+}
+
+#[test]
+fn a_header_is_found_wherever_it_is_cut() {
+    let frames = [(4, 0, 18), (4, 1, 0), (0, 0, 300), (0, 1, 0), (7, 0, 8)];
+    let bytes: Vec<u8> = frames
+        .iter()
+        .flat_map(|&(k, f, l)| frame(k, f, l))
+        .collect();
+    let expected: Vec<(u8, u8)> = frames.iter().map(|&(k, f, _)| (k, f)).collect();
+    assert_eq!(seen_in([&*bytes].into_iter()), expected, "in one piece");
+    for cut in 0..=bytes.len() {
+        let (a, b) = bytes.split_at(cut);
+        assert_eq!(seen_in([a, b].into_iter()), expected, "cut at byte {cut}");
+    }
+    assert_eq!(seen_in(bytes.chunks(1)), expected, "byte by byte");
+}
+
+proptest! {
+    #[test]
+    fn chunks_of_any_size_show_the_same_headers(
+        frames in prop::collection::vec((0_u8..10, any::<u8>(), 0_usize..700), 0..30),
+        cuts in prop::collection::vec(1_usize..40, 1..50),
+    ) {
+        let bytes: Vec<u8> = frames.iter().flat_map(|&(k, f, l)| frame(k, f, l)).collect();
+        let mut rest = &*bytes;
+        let mut sizes = cuts.iter().cycle();
+        let pieces = std::iter::from_fn(|| {
+            let size = (*sizes.next()?).min(rest.len());
+            let (piece, left) = rest.split_at(size);
+            rest = left;
+            (!piece.is_empty()).then_some(piece)
+        });
+        let expected: Vec<(u8, u8)> = frames.iter().map(|&(k, f, _)| (k, f)).collect();
+        prop_assert_eq!(seen_in(pieces), expected);
+    }
+
+    #[test]
+    fn noise_is_passed_over(noise in prop::collection::vec(any::<u8>(), 0..2000)) {
+        let mut headers = FrameHeaders::default();
+        for piece in noise.chunks(7) {
+            headers.feed(piece, |_| {});
+        }
+    }
+}
+
+/// A transport whose writes fail from the start and whose reads follow a script; after the script
+/// they stay pending.
+#[derive(Default)]
+struct Broken {
+    reads: VecDeque<io::Result<Vec<u8>>>,
+    writes: usize,
+}
+
+impl AsyncRead for Broken {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.reads.pop_front() {
+            Some(Ok(bytes)) => {
+                buf.put_slice(&bytes);
+                Poll::Ready(Ok(()))
+            }
+            Some(Err(error)) => Poll::Ready(Err(error)),
+            None => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncWrite for Broken {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes += 1;
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Err(io::ErrorKind::NotConnected.into()))
+    }
+}
+
+struct Watched<T> {
+    io: ObservedIo<T>,
+    settings: SettingsSeen,
+    events: ConnectionEvents,
+    refusing: Refusing,
+    gauge: ConnectionGauge,
+}
+
+fn watch<T>(io: T) -> Watched<T> {
+    let events = ConnectionEvents::detached();
+    let refusing = Refusing::default();
+    let gauge = ConnectionGauge::default();
+    let (io, settings) = ObservedIo::new(io, events.clone(), refusing.clone(), gauge.enter());
+    Watched {
+        io,
+        settings,
+        events,
+        refusing,
+        gauge,
+    }
+}
+
+fn broken(reads: impl IntoIterator<Item = io::Result<Vec<u8>>>) -> Watched<Broken> {
+    watch(Broken {
+        reads: reads.into_iter().collect(),
+        writes: 0,
+    })
+}
+
+async fn read(io: &mut ObservedIo<Broken>) -> io::Result<usize> {
+    let mut buf = [0; 64];
+    timeout(Duration::from_secs(30), io.read(&mut buf))
+        .await
+        .expect("a read ends")
+}
+
+#[tokio::test]
+async fn settings_are_told_once_and_an_acknowledgement_is_none() {
+    let (client, mut server) = tokio::io::duplex(64);
+    let mut watched = watch(client);
+    let mut buf = [0; 9];
+    server.write_all(&frame(4, 1, 0)).await.unwrap();
+    watched.io.read_exact(&mut buf).await.unwrap();
+    assert!(
+        watched.settings.try_recv().is_err(),
+        "an ACK of our own SETTINGS is not the server's SETTINGS"
+    );
+    server.write_all(&frame(4, 0, 0)).await.unwrap();
+    watched.io.read_exact(&mut buf).await.unwrap();
+    assert!(
+        watched.settings.try_recv().unwrap().is_ok(),
+        "the server's SETTINGS are told"
+    );
+    assert!(!watched.events.has_ended(), "nothing has ended");
+}
+
+#[tokio::test]
+async fn a_goaway_stops_calls_at_its_header_and_is_told_with_its_reason() {
+    let (client, mut server) = tokio::io::duplex(64);
+    let mut watched = watch(client);
+    let goaway = frame(7, 0, 8);
+    // The payload is still on its way.
+    server.write_all(&goaway[..9]).await.unwrap();
+    watched.io.read_exact(&mut [0; 9]).await.unwrap();
+    assert!(watched.refusing.get(), "the service refuses calls");
+    assert!(
+        !watched.events.has_ended(),
+        "whether the server wants a pause is not known yet"
+    );
+    server.write_all(&goaway[9..]).await.unwrap();
+    watched.io.read_exact(&mut [0; 8]).await.unwrap();
+    assert!(watched.events.has_ended(), "the balancer knows");
+}
+
+#[tokio::test]
+async fn the_end_of_the_stream_is_told_with_the_reason_for_a_missing_settings() {
+    let mut watched = broken([Ok(vec![])]);
+    assert_eq!(read(&mut watched.io).await.unwrap(), 0);
+    assert!(watched.events.has_ended(), "an EOF ends the connection");
+    let error = watched.settings.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
+
+    let mut watched = broken([Err(io::ErrorKind::ConnectionReset.into())]);
+    read(&mut watched.io).await.unwrap_err();
+    assert!(watched.events.has_ended(), "so does a read error");
+    let error = watched.settings.await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionReset, "{error}");
+
+    let mut watched = broken([Ok(b"HTTP/1.1 400 Bad Request\r\n".to_vec())]);
+    read(&mut watched.io).await.unwrap();
+    drop(watched.io);
+    assert!(
+        watched.events.has_ended(),
+        "so does the drop of the transport"
+    );
+    let error = watched.settings.await.unwrap().unwrap_err();
+    assert!(
+        error.to_string().contains("does not speak HTTP/2"),
+        "a peer of another protocol is named: {error}"
+    );
+    assert_eq!(
+        watched.gauge.open(),
+        0,
+        "a dropped transport is not counted"
+    );
+}
+
+#[tokio::test]
+async fn a_goaway_behind_a_failed_write_is_still_read() {
+    let mut watched = broken([Ok(frame(7, 0, 8)), Ok(vec![])]);
+    let io = &mut watched.io;
+    assert_eq!(io.write(b"abc").await.unwrap(), 3, "the error is held back");
+    assert!(watched.events.has_ended(), "but no new call comes here");
+    io.flush().await.expect("flush too");
+    io.shutdown().await.expect("shutdown too");
+    assert_eq!(
+        io.write(b"def").await.unwrap(),
+        3,
+        "later bytes are dropped"
+    );
+    assert_eq!(read(io).await.unwrap(), 17, "the GOAWAY arrives");
+    assert_eq!(read(io).await.unwrap(), 0, "then the end");
+    assert_eq!(
+        io.write(b"ghi").await.unwrap_err().kind(),
+        io::ErrorKind::BrokenPipe,
+        "after the reads ended, the error comes out"
+    );
+    assert_eq!(
+        io.io.writes, 1,
+        "a failed transport is not written to again"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_write_with_silent_reads_comes_out_after_the_grace() {
+    let mut watched = broken([]);
+    let started = Instant::now();
+    watched.io.write_all(b"abc").await.unwrap();
+    let error = read(&mut watched.io).await.unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "the write's error");
+    assert!(
+        started.elapsed() >= WRITE_ERROR_GRACE,
+        "not before the grace is over: {:?}",
+        started.elapsed()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_grace_wakes_a_task_that_polled_nothing_but_the_write() {
+    let mut watched = broken([]);
+    let ended = poll_fn(|cx| {
+        // Writes first, as h2 does, and looks at the reads only when woken.
+        if watched.io.write_error.is_none() {
+            let written = Pin::new(&mut watched.io).poll_write(cx, b"abc");
+            assert!(matches!(written, Poll::Ready(Ok(3))), "held back");
+            return Poll::Pending;
+        }
+        let mut buf = [0; 8];
+        Pin::new(&mut watched.io).poll_read(cx, &mut ReadBuf::new(&mut buf))
+    });
+    let error = timeout(Duration::from_secs(30), ended)
+        .await
+        .expect("the timer wakes the writer's task")
+        .unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+}
+
+#[tokio::test]
+async fn a_write_of_nothing_counts_as_failed() {
+    struct Full;
+    impl AsyncWrite for Full {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(0))
+        }
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+    let mut watched = watch(Full);
+    assert_eq!(watched.io.write(b"abc").await.unwrap(), 3);
+    assert!(
+        watched.events.has_ended(),
+        "a full transport is a broken one"
+    );
+}

@@ -1,0 +1,32 @@
+//! One HTTP/2 connection to one endpoint, by hyper.
+//!
+//! [`Http2Connector`] dials, and its future ends once the server's SETTINGS frame has arrived: a
+//! peer that accepts and then stays silent never becomes ready. What it makes is an [`Http2`], a
+//! service whose errors say whether the server can have seen the call ([`AttemptError`]).
+//!
+//! - `io`: watches the bytes that come in, above TLS, because hyper tells nobody of SETTINGS,
+//!   GOAWAY or the end of an idle connection;
+//! - `replay`: keeps a copy of a request until its response begins, because a stream that the
+//!   server refuses comes back from hyper without its request;
+//! - `executor`: where the connection's tasks run;
+//! - `settings`, `connector`, `service`: the rest.
+
+mod address;
+mod connector;
+mod error;
+mod executor;
+mod io;
+mod replay;
+mod service;
+mod settings;
+
+pub use address::check_address;
+pub use connector::{ConnectError, ConnectionGauge, Http2Connector};
+pub use error::{AttemptError, is_connection_lost};
+pub use service::{Http2, Http2Future};
+pub use settings::Http2Settings;
+
+pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use std::future::poll_fn;
+use std::task::Waker;
+
+use http_body_util::{BodyExt, Full};
+use tonic::body::Body;
+
+use super::*;
+
+/// A body from a script of frames.
+struct Script(VecDeque<Result<Frame<Bytes>, tonic::Status>>);
+
+impl HttpBody for Script {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, tonic::Status>>> {
+        Poll::Ready(self.0.pop_front())
+    }
+}
+
+fn script(frames: impl IntoIterator<Item = Result<Frame<Bytes>, tonic::Status>>) -> Request<Body> {
+    let mut request = Request::post("/p.S/M")
+        .header("a", "1")
+        .header("a", "2")
+        .extension(7_u8)
+        .body(Body::new(Script(frames.into_iter().collect())))
+        .unwrap();
+    *request.version_mut() = Version::HTTP_2;
+    request
+}
+
+fn data(text: &'static str) -> Result<Frame<Bytes>, tonic::Status> {
+    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+}
+
+fn split(request: Request<Body>, limit: usize) -> (Request<ReplayBody>, Replay) {
+    Replay::split(request, |_| Uri::from_static("http://h:1/p.S/M"), limit)
+}
+
+async fn next(body: &mut ReplayBody) -> Option<Result<Frame<Bytes>, BoxError>> {
+    poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)).await
+}
+
+async fn collect(request: Request<Body>) -> (String, Option<HeaderMap>) {
+    let collected = request.into_body().collect().await.unwrap();
+    let trailers = collected.trailers().cloned();
+    let bytes = collected.to_bytes();
+    (String::from_utf8(bytes.to_vec()).unwrap(), trailers)
+}
+
+#[tokio::test]
+async fn a_request_comes_back_whole_wherever_it_was_left() {
+    for taken in 0..=4 {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("t", "9".parse().unwrap());
+        let trailers = Ok(Frame::trailers(trailers));
+        let request = script([data("one"), data("two"), data("three"), trailers]);
+        let (sent, kept) = split(request, 1024);
+        assert!(
+            sent.extensions().is_empty(),
+            "hyper gets no extensions, they stay here"
+        );
+        let mut body = sent.into_body();
+        for _ in 0..taken {
+            next(&mut body).await.unwrap().unwrap();
+        }
+        assert_eq!(kept.is_untouched(), taken == 0);
+        let back = kept.rebuild().expect("it fits");
+        assert_eq!(back.method(), Method::POST);
+        assert_eq!(back.uri(), "/p.S/M", "its own URI");
+        assert_eq!(back.version(), Version::HTTP_2);
+        assert_eq!(back.headers().get_all("a").iter().count(), 2);
+        assert_eq!(back.extensions().get(), Some(&7_u8));
+        let (text, trailers) = collect(back).await;
+        assert_eq!(text, "onetwothree", "after {taken} frames");
+        assert_eq!(trailers.unwrap()["t"], "9", "after {taken} frames");
+    }
+}
+
+#[tokio::test]
+async fn what_hyper_still_holds_ends_with_an_error() {
+    let (sent, kept) = split(script([data("one"), data("two")]), 1024);
+    let mut body = sent.into_body();
+    next(&mut body).await.unwrap().unwrap();
+    let back = kept.rebuild().expect("it fits");
+    assert!(
+        next(&mut body).await.unwrap().is_err(),
+        "the old stream must not look complete"
+    );
+    assert_eq!(collect(back).await.0, "onetwo", "and takes nothing away");
+}
+
+#[tokio::test]
+async fn a_second_refusal_is_survived_too() {
+    let mut request = script([data("one"), data("two"), data("three")]);
+    for _ in 0..3 {
+        let (sent, kept) = split(request, 1024);
+        let mut body = sent.into_body();
+        next(&mut body).await.unwrap().unwrap();
+        next(&mut body).await.unwrap().unwrap();
+        request = kept.rebuild().expect("it fits");
+    }
+    assert_eq!(collect(request).await.0, "onetwothree");
+}
+
+#[tokio::test]
+async fn over_the_limit_nothing_comes_back() {
+    let (sent, kept) = split(script([data("12345"), data("67890")]), 9);
+    let mut body = sent.into_body();
+    next(&mut body).await.unwrap().unwrap();
+    next(&mut body).await.unwrap().unwrap();
+    assert!(
+        body.shared.lock().unwrap().taken.is_none(),
+        "the copy is freed at once"
+    );
+    assert!(kept.rebuild().is_none());
+
+    let (sent, kept) = split(script([data("12345"), data("6789")]), 9);
+    let mut body = sent.into_body();
+    while next(&mut body).await.is_some() {}
+    assert!(kept.rebuild().is_some(), "exactly the limit fits");
+
+    let (_sent, kept) = split(script([data("12345")]), 0);
+    assert!(kept.rebuild().is_some(), "an untouched body needs no room");
+}
+
+#[tokio::test]
+async fn a_body_that_failed_does_not_come_back() {
+    let (sent, kept) = split(script([data("1"), Err(tonic::Status::aborted("x"))]), 1024);
+    let mut body = sent.into_body();
+    next(&mut body).await.unwrap().unwrap();
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    assert!(error.is::<tonic::Status>(), "its own error passes: {error}");
+    assert!(kept.rebuild().is_none(), "half a request is none");
+}
+
+#[tokio::test]
+async fn the_copy_is_freed_when_the_response_begins() {
+    let (sent, kept) = split(script([data("1"), data("2")]), 1024);
+    let mut body = sent.into_body();
+    next(&mut body).await.unwrap().unwrap();
+    kept.forget();
+    assert!(body.shared.lock().unwrap().taken.is_none());
+    assert!(
+        next(&mut body).await.unwrap().is_ok(),
+        "the rest of the request still flows"
+    );
+}
+
+#[test]
+fn an_empty_body_is_asked_before_it_ends() {
+    let (sent, kept) = split(Request::new(Body::empty()), 1024);
+    let mut body = sent.into_body();
+    assert!(!body.is_end_stream(), "nothing was asked yet");
+    assert_eq!(body.size_hint().exact(), Some(0), "its length is known");
+    let mut cx = Context::from_waker(Waker::noop());
+    let polled = Pin::new(&mut body).poll_frame(&mut cx);
+    assert!(matches!(polled, Poll::Ready(None)));
+    assert!(body.is_end_stream());
+    assert!(!kept.is_untouched());
+    assert!(kept.rebuild().expect("it fits").body().is_end_stream());
+}
+
+#[test]
+fn a_known_length_stays_known() {
+    let request = Request::new(Body::new(Full::new(Bytes::from_static(b"12345"))));
+    let (sent, kept) = split(request, 1024);
+    let mut body = sent.into_body();
+    assert_eq!(body.size_hint().exact(), Some(5));
+    let mut cx = Context::from_waker(Waker::noop());
+    assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+    assert!(
+        body.is_end_stream(),
+        "the end that the body knows of is passed on: the last frame carries it"
+    );
+    let back = kept.rebuild().expect("it fits");
+    assert_eq!(back.body().size_hint().exact(), Some(5), "and again");
+}

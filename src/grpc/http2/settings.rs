@@ -1,0 +1,191 @@
+use std::net::IpAddr;
+use std::time::Duration;
+
+use http::Uri;
+
+use crate::error::Error;
+
+/// How connections are made and kept. The defaults are fit for most clients.
+///
+/// ```
+/// use std::time::Duration;
+/// use evenkeel::grpc::http2::Http2Settings;
+///
+/// let mut settings = Http2Settings::default();
+/// settings.keep_alive_interval = Some(Duration::from_secs(30));
+/// ```
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Http2Settings {
+    /// Sends small writes at once (`TCP_NODELAY`). Default `true`, as in tonic and gRPC: Nagle's
+    /// algorithm holds a call's last packet back for a round trip.
+    pub tcp_nodelay: bool,
+    /// Idle time before the system's first TCP keep-alive probe, in whole seconds. Default `None`,
+    /// no probes, as in tonic.
+    pub tcp_keepalive: Option<Duration>,
+    /// Time between TCP keep-alive probes, in whole seconds. Default `None`, the system's.
+    pub tcp_keepalive_interval: Option<Duration>,
+    /// Unanswered TCP keep-alive probes before the connection is dropped. Default `None`, the
+    /// system's.
+    pub tcp_keepalive_retries: Option<u32>,
+    /// How long the addresses of one host name may take to answer, all together, before the next
+    /// one is tried; each gets an equal share. Default `None`: only the balancer's connect timeout
+    /// holds.
+    pub tcp_connect_timeout: Option<Duration>,
+    /// How long the host's preferred address family is tried alone. Default 300 ms, hyper's (RFC
+    /// 8305 section 5 recommends 250 ms). `None` tries one address after the other.
+    pub happy_eyeballs_timeout: Option<Duration>,
+    /// The local address to connect from. Default `None`, any.
+    pub local_address: Option<IpAddr>,
+
+    /// Time without traffic before an HTTP/2 PING is sent. Default `None`, no pings, as gRPC
+    /// clients have it (gRFC A8): servers close a connection that pings more often than they allow.
+    pub keep_alive_interval: Option<Duration>,
+    /// How long a PING may go without an answer before the connection is closed. Default 20 s
+    /// (gRFC A8).
+    pub keep_alive_timeout: Duration,
+    /// Pings even while no call is under way. Default `false` (gRFC A8).
+    pub keep_alive_while_idle: bool,
+
+    /// How much a server may send on one stream before it must wait, in bytes. Default `None`:
+    /// hyper's, 2 MiB.
+    pub initial_stream_window_bytes: Option<u32>,
+    /// The same for all streams of a connection together. Default `None`: hyper's, 5 MiB.
+    pub initial_connection_window_bytes: Option<u32>,
+    /// Grows the windows by measuring the bandwidth-delay product, from 64 KiB; the two settings
+    /// above are then not used. Default `false`, as in tonic.
+    pub adaptive_window: bool,
+    /// The largest frame that the server may send, in bytes, 16,384 to 16,777,215. Default `None`:
+    /// 16,384, the protocol's.
+    pub max_frame_bytes: Option<u32>,
+    /// The largest response head or trailers, in bytes as HTTP/2 counts them. Default 16 KiB,
+    /// hyper's. gRPC's error details travel in trailers.
+    pub max_header_list_bytes: u32,
+
+    /// The scheme and authority that requests carry in place of the endpoint's. Default `None`. It
+    /// changes neither where the connection goes nor which certificate it wants.
+    pub origin: Option<Uri>,
+    /// How much of a request's body is kept until the response begins, in bytes, so that a request
+    /// that the server refused can go to another endpoint. A body that has sent more fails with
+    /// the server's refusal. Default 256 KiB, as gRPC's per-call retry buffer (gRFC A6).
+    pub replay_limit_bytes: usize,
+}
+
+impl Default for Http2Settings {
+    fn default() -> Self {
+        Self {
+            tcp_nodelay: true,
+            tcp_keepalive: None,
+            tcp_keepalive_interval: None,
+            tcp_keepalive_retries: None,
+            tcp_connect_timeout: None,
+            happy_eyeballs_timeout: Some(Duration::from_millis(300)),
+            local_address: None,
+            keep_alive_interval: None,
+            keep_alive_timeout: Duration::from_secs(20),
+            keep_alive_while_idle: false,
+            initial_stream_window_bytes: None,
+            initial_connection_window_bytes: None,
+            adaptive_window: false,
+            max_frame_bytes: None,
+            max_header_list_bytes: 16 * 1024,
+            origin: None,
+            replay_limit_bytes: 256 * 1024,
+        }
+    }
+}
+
+/// RFC 9113 section 6.9.1.
+const MAX_WINDOW: u32 = (1 << 31) - 1;
+/// RFC 9113 section 6.5.2, SETTINGS_MAX_FRAME_SIZE.
+const FRAME_BYTES: std::ops::RangeInclusive<u32> = 1 << 14..=(1 << 24) - 1;
+
+impl Http2Settings {
+    /// Refuses what HTTP/2 or the system cannot do.
+    ///
+    /// # Errors
+    ///
+    /// A configuration error that names the field.
+    pub fn check(&self) -> Result<(), Error> {
+        let window = |field, bytes: Option<u32>| match bytes {
+            Some(bytes) if !(1..=MAX_WINDOW).contains(&bytes) => Err(Error::config(
+                field,
+                format!("{bytes} bytes: the window is 1 to {MAX_WINDOW}"),
+            )),
+            _ => Ok(()),
+        };
+        window(
+            "initial_stream_window_bytes",
+            self.initial_stream_window_bytes,
+        )?;
+        window(
+            "initial_connection_window_bytes",
+            self.initial_connection_window_bytes,
+        )?;
+        if let Some(bytes) = self.max_frame_bytes
+            && !FRAME_BYTES.contains(&bytes)
+        {
+            return Err(Error::config(
+                "max_frame_bytes",
+                format!("{bytes} bytes: a frame is {FRAME_BYTES:?}"),
+            ));
+        }
+        let positive = |field, time: Option<Duration>| match time {
+            Some(Duration::ZERO) => Err(Error::config(field, "0 is no time")),
+            _ => Ok(()),
+        };
+        positive("keep_alive_interval", self.keep_alive_interval)?;
+        positive("keep_alive_timeout", Some(self.keep_alive_timeout))?;
+        positive("tcp_connect_timeout", self.tcp_connect_timeout)?;
+        if let Some(origin) = &self.origin
+            && (origin.scheme().is_none() || origin.authority().is_none())
+        {
+            return Err(Error::config(
+                "origin",
+                format!("{origin} has no scheme or no authority"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_accepted() {
+        assert!(Http2Settings::default().check().is_ok());
+    }
+
+    #[test]
+    fn what_the_protocol_cannot_do_is_refused_by_name() {
+        type Change = fn(&mut Http2Settings);
+        let bad: [(&str, Change); 8] = [
+            ("initial_stream_window_bytes", |s| {
+                s.initial_stream_window_bytes = Some(1 << 31)
+            }),
+            ("initial_stream_window_bytes", |s| {
+                s.initial_stream_window_bytes = Some(0)
+            }),
+            ("initial_connection_window_bytes", |s| {
+                s.initial_connection_window_bytes = Some(u32::MAX)
+            }),
+            ("max_frame_bytes", |s| s.max_frame_bytes = Some(16_383)),
+            ("max_frame_bytes", |s| s.max_frame_bytes = Some(1 << 24)),
+            ("keep_alive_interval", |s| {
+                s.keep_alive_interval = Some(Duration::ZERO)
+            }),
+            ("keep_alive_timeout", |s| {
+                s.keep_alive_timeout = Duration::ZERO
+            }),
+            ("origin", |s| s.origin = Some(Uri::from_static("/path"))),
+        ];
+        for (field, change) in bad {
+            let mut settings = Http2Settings::default();
+            change(&mut settings);
+            let error = settings.check().expect_err(field);
+            assert_eq!(error.field(), Some(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,7 @@
+//! Real tonic servers on loopback behind one `Channel`.
+#![cfg(feature = "grpc")]
+
+#[path = "../support/mod.rs"]
+pub mod support;
+
+mod calls;
