@@ -63,7 +63,8 @@ struct Call<S, Req, T> {
     request: Option<Req>,
     /// On the endpoint that has the request.
     claim: Option<Claim>,
-    tried: Tried,
+    /// The connections that were tried, if any was. Boxed, since most calls never look at it.
+    tried: Option<Box<Tried>>,
     hash: Option<u64>,
     redispatches: u8,
 }
@@ -108,7 +109,7 @@ where
                 rng,
                 request: Some(request),
                 claim: None,
-                tried: Tried::new(),
+                tried: None,
                 hash: None,
                 redispatches: 0,
             },
@@ -168,7 +169,9 @@ where
                     };
                     match call.track.reclaim(error) {
                         Ok(request) => {
-                            call.tried.insert(claim.connection());
+                            call.tried
+                                .get_or_insert_default()
+                                .insert(claim.connection());
                             claim.take_back();
                             if call.redispatches == MAX_REDISPATCHES {
                                 return Poll::Ready(Err(handed_back()));
@@ -288,9 +291,10 @@ where
         loop {
             let request = self.request.as_ref().expect("polled after completion");
             let info = self.track.request(request);
+            let tried = self.tried.as_deref().unwrap_or(Tried::NOTHING);
             let mut context = PickContext::new(&mut self.rng)
                 .with_request(info)
-                .with_tried(&self.tried)
+                .with_tried(tried)
                 .with_ejections_ignored(snapshot.summary.panic)
                 .with_hash(self.hash);
             let pick = snapshot.picker.pick(&mut context);
@@ -300,7 +304,7 @@ where
                     (snapshot.candidates.all().get(slot), snapshot.summary.panic)
                 }
                 Pick::Nothing if alone && self.shared.panic_enabled() => {
-                    (last_resort(&snapshot, &self.tried, &mut self.rng), true)
+                    (last_resort(&snapshot, tried, &mut self.rng), true)
                 }
                 _ => (None, false),
             };
@@ -325,11 +329,15 @@ where
                     return Choice::Called(self.dispatch(&mut service, claim));
                 }
                 Poll::Ready(Err(error)) => {
-                    self.tried.insert(candidate.connection());
+                    self.tried
+                        .get_or_insert_default()
+                        .insert(candidate.connection());
                     self.shared.not_ready(claim, error.into());
                 }
                 Poll::Pending => {
-                    self.tried.insert(candidate.connection());
+                    self.tried
+                        .get_or_insert_default()
+                        .insert(candidate.connection());
                     return Choice::Pending(Held { service, claim });
                 }
             }

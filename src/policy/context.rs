@@ -114,6 +114,12 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// Nothing tried, for whom it is not worth one of its own.
+    pub(crate) const NOTHING: &Self = &Self {
+        connections: [0; 8],
+        count: 0,
+    };
+
     /// Nothing tried.
     #[inline]
     pub fn new() -> Self {
