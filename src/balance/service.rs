@@ -131,6 +131,7 @@ where
     type Error = Error;
     type Future = ResponseFuture<S, Req, T>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.wait {
             Some(wait) => wait.poll_ready(&self.shared, cx).map(Ok),

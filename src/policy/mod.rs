@@ -49,6 +49,7 @@
 //! ```
 
 mod candidate;
+mod claim;
 mod context;
 mod draw;
 mod forwarded;
@@ -58,7 +59,8 @@ mod random;
 mod round_robin;
 
 pub(crate) use candidate::OnChange;
-pub use candidate::{Candidate, Candidates, Claim, Subchannel};
+pub use candidate::{Candidate, Candidates, Subchannel};
+pub use claim::Claim;
 pub use context::{Pick, PickContext, Tried};
 pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
