@@ -255,7 +255,7 @@ fn the_end_of_an_old_connection_does_not_clear_a_newer_one() {
 #[test]
 fn first_picks_of_round_robin_at_once_take_different_places() {
     loom::model(|| {
-        let picker = RoundRobin.build(&Candidates::connected(["a", "b"]), None);
+        let picker = RoundRobin::default().build(&Candidates::connected(["a", "b"]), None);
         let pick = |picker: &dyn evenkeel::policy::Picker, seed| {
             let mut rng = Rng::new(seed);
             picker.pick(&mut PickContext::new(&mut rng))

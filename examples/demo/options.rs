@@ -81,7 +81,7 @@ impl PolicyName {
             Self::LeastRequest => builder.policy(LeastRequest::default()),
             Self::LeastRequestFull => builder.policy(LeastRequest::full_scan()),
             Self::RoundRobin => builder.policy(RoundRobin::default()),
-            Self::Random => builder.policy(Random),
+            Self::Random => builder.policy(Random::default()),
         }
     }
 

@@ -40,7 +40,7 @@ async fn one_of_three_that_always_fails_is_left_alone_by_64_callers() {
     bad.set_answer(Answer::Fail);
     let balance = builder!(world)
         .endpoints(names)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 3).await;
@@ -81,7 +81,7 @@ async fn each_readmission_costs_one_call() {
     bad.set_answer(Answer::Fail);
     let balance = builder!(world)
         .endpoints(names)
-        .policy(Random)
+        .policy(Random::default())
         .build()
         .unwrap();
     connected(&balance, 3).await;
@@ -137,7 +137,7 @@ async fn ejected(
     let (handle, updates) = Handle::new(names.iter().copied()).unwrap();
     let balance = builder!(world)
         .discovery(updates)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .ejection(ejection)
         .build()
         .unwrap();
@@ -362,7 +362,7 @@ async fn half_of_the_endpoints_at_most_are_out() {
     }
     let balance = builder!(world)
         .endpoints(names)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 5).await;
@@ -420,7 +420,7 @@ async fn a_success_between_and_a_new_connection_start_the_count_anew() {
     let a = world.server("a");
     let balance = builder!(world)
         .endpoints(["a", "b"])
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 2).await;
@@ -483,7 +483,7 @@ async fn only_failures_of_the_endpoint_count() {
         let balance = Balance::builder()
             .services([("a", failing), ("b", failing)])
             .track(Plain::new().classified(By(outcome)))
-            .policy(RoundRobin)
+            .policy(RoundRobin::default())
             .build()
             .unwrap();
         connected(&balance, 2).await;

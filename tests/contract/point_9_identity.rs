@@ -20,7 +20,7 @@ async fn point_9_a_new_weight_keeps_connection_load_and_health() {
     let (handle, updates) = Handle::new(names).unwrap();
     let balance = builder!(world)
         .discovery(updates)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 3).await;
