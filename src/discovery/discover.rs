@@ -112,3 +112,91 @@ where
         self.changed = true;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::{FutureExt, StreamExt, stream};
+
+    use super::*;
+
+    type Item = Result<Change<u32, &'static str>, &'static str>;
+
+    fn ids(item: Option<Option<Result<Update, BoxError>>>) -> Vec<String> {
+        let update = item
+            .expect("an item")
+            .expect("not the end")
+            .expect("a state");
+        let ids = update.endpoints().iter();
+        ids.map(|endpoint| endpoint.id().to_string()).collect()
+    }
+
+    fn source(items: Vec<Item>) -> impl Stream<Item = Result<Update, BoxError>> + Unpin {
+        from_discover(stream::iter(items).chain(stream::pending()))
+    }
+
+    #[test]
+    fn changes_that_are_there_are_one_state() {
+        let mut updates = source(vec![
+            Ok(Change::Insert(1, "a")),
+            Ok(Change::Insert(2, "b")),
+            Ok(Change::Remove(1)),
+            Ok(Change::Remove(9)),
+        ]);
+        assert_eq!(ids(updates.next().now_or_never()), ["2"]);
+        assert!(
+            updates.next().now_or_never().is_none(),
+            "nothing new, no item"
+        );
+    }
+
+    #[test]
+    fn an_error_comes_after_the_changes_before_it_and_before_those_behind_it() {
+        let mut updates = source(vec![
+            Ok(Change::Insert(1, "a")),
+            Err("down"),
+            Ok(Change::Insert(2, "b")),
+        ]);
+        assert_eq!(ids(updates.next().now_or_never()), ["1"]);
+        let error = updates.next().now_or_never().unwrap().unwrap().unwrap_err();
+        assert_eq!(error.to_string(), "down");
+        assert_eq!(ids(updates.next().now_or_never()), ["1", "2"]);
+    }
+
+    #[test]
+    fn a_source_that_never_pauses_is_heard() {
+        let endless = stream::repeat(()).map(|()| Ok::<_, Infallible>(Change::Insert(1, "a")));
+        let mut updates = from_discover(endless);
+        for _ in 0..3 {
+            assert_eq!(ids(updates.next().now_or_never()), ["1"]);
+        }
+    }
+
+    #[test]
+    fn a_key_inserted_again_is_another_service_under_the_same_id() {
+        let mut updates = source(vec![Ok(Change::Insert(1, "a"))]);
+        let first = updates.next().now_or_never().flatten().unwrap().unwrap();
+        let mut updates = source(vec![Ok(Change::Insert(1, "a")), Ok(Change::Insert(1, "b"))]);
+        let second = updates.next().now_or_never().flatten().unwrap().unwrap();
+        let (first, second) = (&first.endpoints()[0], &second.endpoints()[0]);
+        assert_eq!(first.id(), second.id());
+        assert_ne!(
+            first.address(),
+            second.address(),
+            "so that it is dialled anew"
+        );
+        assert_eq!(
+            second.get::<&str>(),
+            Some(&"b"),
+            "and brings its own service"
+        );
+    }
+
+    #[test]
+    fn the_end_of_a_source_that_said_nothing_is_the_empty_set() {
+        let mut updates = from_discover(stream::iter(Vec::<Item>::new()));
+        assert!(ids(updates.next().now_or_never()).is_empty());
+        assert!(updates.next().now_or_never().unwrap().is_none());
+    }
+}

@@ -504,16 +504,12 @@ async fn only_failures_of_the_endpoint_count() {
     }
 }
 
+type Feed = mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
 type Frames = mpsc::UnboundedReceiver<Result<Frame<Bytes>, Infallible>>;
 type Answers = Arc<Mutex<VecDeque<Response<StreamBody<Frames>>>>>;
 
 /// An answer with a body that the test feeds.
-fn answer(
-    status: StatusCode,
-) -> (
-    mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>,
-    Response<StreamBody<Frames>>,
-) {
+fn answer(status: StatusCode) -> (Feed, Response<StreamBody<Frames>>) {
     let (feed, frames) = mpsc::unbounded();
     let response = Response::builder()
         .status(status)

@@ -13,5 +13,6 @@ mod point_7_lifetime;
 mod point_8_removal;
 mod point_9_identity;
 
+mod chaos;
 mod ejection;
 mod mistakes;
