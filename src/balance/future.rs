@@ -14,8 +14,9 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::balance::Track;
+use crate::balance::service::Own;
 use crate::call::RequestInfo;
-use crate::cluster::{Shared, Snapshot};
+use crate::cluster::Snapshot;
 use crate::endpoint::ConnectivityState;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
@@ -56,7 +57,7 @@ enum State<S, F> {
 /// What stays through all tries of one call. Its parts are made where they stay: a claim or a
 /// service that is handed up by value is copied at each step, and that costs more than the pick.
 struct Call<S, Req, T> {
-    shared: Arc<Shared<S>>,
+    shared: Arc<Own<S>>,
     track: T,
     rng: Rng,
     /// Here until an endpoint has it.
@@ -100,7 +101,7 @@ where
     S: Service<Req>,
 {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared<S>>, track: T, rng: Rng, request: Req) -> Self {
+    pub(super) fn new(shared: Arc<Own<S>>, track: T, rng: Rng, request: Req) -> Self {
         Self {
             state: State::Choosing(None),
             call: Call {
