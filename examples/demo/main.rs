@@ -118,31 +118,32 @@ async fn run(options: &Options) -> Result<ExitCode, evenkeel::Error> {
     let mut view = View::new(options);
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    ticks.tick().await;
     let mut last = began;
-    let mut show = |view: &mut View| {
+    let mut show = |view: &mut View, at_least: Duration| {
         let now = Instant::now();
-        let table = Table::new(
-            &channel.report(),
-            &ledger.turn_page(),
-            now - std::mem::replace(&mut last, now),
-        );
+        let since = now - last;
+        if since < at_least {
+            return;
+        }
+        last = now;
+        let table = Table::new(&channel.report(), &ledger.turn_page(), since);
         let at = now - began;
-        view.table(at, &title(options, at, &ledger), &table);
+        view.table(at, title(options, at, &ledger), table);
     };
     loop {
         tokio::select! {
             biased;
             Some(event) = heard.recv() => view.event(began.elapsed(), &event),
             _ = &mut load => break,
-            _ = ticks.tick() => show(&mut view),
+            _ = ticks.tick() => show(&mut view, Duration::ZERO),
         }
     }
     let elapsed = began.elapsed();
     while let Ok(event) = heard.try_recv() {
         view.event(elapsed, &event);
     }
-    show(&mut view);
+    // What came in the moment since the last tick would show as no calls at all.
+    show(&mut view, Duration::from_millis(500));
     view.close();
     helpers.shutdown().await;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum, value_parser};
 use evenkeel::grpc::Builder;
-use evenkeel::policy::{LeastRequest, Random, RoundRobin};
+use evenkeel::policy::{IpHash, LeastRequest, Random, RoundRobin};
 
 /// Balances real gRPC calls over real servers, breaks the servers, and shows what happens.
 ///
@@ -72,6 +72,8 @@ pub(crate) enum PolicyName {
     RoundRobin,
     /// Any, each equally likely
     Random,
+    /// The same one for each of 1000 callers
+    IpHash,
 }
 
 impl PolicyName {
@@ -82,18 +84,23 @@ impl PolicyName {
             Self::LeastRequestFull => builder.policy(LeastRequest::full_scan()),
             Self::RoundRobin => builder.policy(RoundRobin::default()),
             Self::Random => builder.policy(Random::default()),
+            Self::IpHash => builder.policy(IpHash::default()),
         }
     }
 
-    /// Whom the `number`-th call is made for, if the policy asks for that.
+    /// On whose behalf the `number`-th call is made, where the policy asks for that.
     pub(crate) fn caller(self, number: u64) -> Option<IpAddr> {
+        let callers = self.callers()?;
+        let caller = u32::try_from(number % u64::from(callers)).unwrap_or_default();
+        Some(IpAddr::V4(Ipv4Addr::from_bits(0x0a00_0000 + caller)))
+    }
+
+    /// How many callers there are.
+    fn callers(self) -> Option<u32> {
         match self {
             Self::LeastRequest | Self::LeastRequestFull | Self::RoundRobin | Self::Random => None,
+            Self::IpHash => Some(1000),
         }
-        .map(|callers: u64| {
-            let caller = u32::try_from(number % callers).unwrap_or_default();
-            IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + caller))
-        })
     }
 
     /// The name as the flag has it.

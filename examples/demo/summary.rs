@@ -114,7 +114,8 @@ impl fmt::Display for Summary<'_> {
         }
         writeln!(
             f,
-            "{} calls in {seconds:.1} s by {}: {} answered, {} failed; p50 {} ms, p99 {} ms",
+            "{} calls in {seconds:.1} s by {}: {} answered, {} failed\n\
+             answered within {} ms (half) and {} ms (99 %)",
             books.sent,
             self.options.policy.name(),
             books.sent - self.failed(),

@@ -23,8 +23,9 @@ enum Kind {
     Plain {
         headed: bool,
     },
-    /// The lengths of the lines that are on the screen and will be drawn over.
     Live {
+        last: Option<(String, Table)>,
+        /// The lengths of the lines that are on the screen and will be drawn over.
         drawn: Vec<usize>,
     },
 }
@@ -45,7 +46,10 @@ impl View {
         };
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let kind = match (options.quiet, terminal) {
-            (false, true) if !dumb => Kind::Live { drawn: Vec::new() },
+            (false, true) if !dumb => Kind::Live {
+                last: None,
+                drawn: Vec::new(),
+            },
             (false, _) if terminal || !options.json => Kind::Plain { headed: false },
             _ => Kind::Silent,
         };
@@ -69,14 +73,14 @@ impl View {
             if matches!(view.kind, Kind::Silent) {
                 return Ok(());
             }
-            // The table is drawn again below it at the next tick, and `table` is called at once.
             view.erase(text)?;
-            writeln!(text, "{line}")
+            writeln!(text, "{line}")?;
+            view.draw(text)
         });
     }
 
     /// Shows the table as it is now.
-    pub(crate) fn table(&mut self, at: Duration, title: &str, table: &Table) {
+    pub(crate) fn table(&mut self, at: Duration, title: String, table: Table) {
         self.put(|view, text| match &mut view.kind {
             Kind::Silent => Ok(()),
             Kind::Plain { headed } => {
@@ -90,7 +94,11 @@ impl View {
                 }
                 Ok(())
             }
-            Kind::Live { .. } => view.draw(text, title, table),
+            Kind::Live { last, .. } => {
+                *last = Some((title, table));
+                view.erase(text)?;
+                view.draw(text)
+            }
         });
     }
 
@@ -101,51 +109,37 @@ impl View {
 
     fn restore(&mut self) {
         self.put(|view, text| match &mut view.kind {
-            Kind::Live { drawn } => {
-                drawn.clear();
-                queue!(text, cursor::Show)
-            }
+            Kind::Live { .. } => queue!(text, cursor::Show),
             _ => Ok(()),
         });
         self.kind = Kind::Silent;
     }
 
-    fn draw(&mut self, text: &mut Vec<u8>, title: &str, table: &Table) -> io::Result<()> {
-        self.erase(text)?;
+    /// Draws the last table at the width that the terminal has now.
+    fn draw(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
+        let Kind::Live {
+            last: Some((title, table)),
+            drawn,
+        } = &mut self.kind
+        else {
+            return Ok(());
+        };
         let (width, height) = screen();
         // A line that fills the last column would wrap on some terminals.
         let width = width - 1;
-        let mut lines = vec![(Mood::Head, title.chars().take(width).collect::<String>())];
+        let mut lines = vec![(Mood::Head, title.chars().take(width).collect())];
         lines.extend(table.lines(width));
         lines.truncate(height - 1);
-        let mut lengths = Vec::new();
         for (mood, line) in lines {
-            self.paint(text, mood, &line)?;
-            lengths.push(line.chars().count());
+            paint(text, mood, &line, self.colour)?;
+            drawn.push(line.chars().count());
         }
-        self.kind = Kind::Live { drawn: lengths };
         Ok(())
-    }
-
-    fn paint(&self, text: &mut Vec<u8>, mood: Mood, line: &str) -> io::Result<()> {
-        if self.colour {
-            match mood {
-                Mood::Head => queue!(text, SetAttribute(Attribute::Bold))?,
-                Mood::Good => {}
-                Mood::Bad => queue!(text, SetForegroundColor(Color::Red))?,
-                Mood::Gone => queue!(text, SetAttribute(Attribute::Dim))?,
-            }
-        }
-        write!(text, "{line}")?;
-        if self.colour {
-            queue!(text, SetAttribute(Attribute::Reset))?;
-        }
-        writeln!(text)
     }
 
     /// Takes the last table off the screen.
     fn erase(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
-        let Kind::Live { drawn } = &mut self.kind else {
+        let Kind::Live { drawn, .. } = &mut self.kind else {
             return Ok(());
         };
         // A terminal that was made narrower has wrapped the lines.
@@ -191,4 +185,19 @@ fn screen() -> (usize, usize) {
         Ok((width, height)) if width > 1 && height > 1 => (width.into(), height.into()),
         _ => (80, 24),
     }
+}
+
+fn paint(text: &mut Vec<u8>, mood: Mood, line: &str, colour: bool) -> io::Result<()> {
+    if !colour {
+        return writeln!(text, "{line}");
+    }
+    match mood {
+        Mood::Head => queue!(text, SetAttribute(Attribute::Bold))?,
+        Mood::Good => {}
+        Mood::Bad => queue!(text, SetForegroundColor(Color::Red))?,
+        Mood::Gone => queue!(text, SetAttribute(Attribute::Dim))?,
+    }
+    write!(text, "{line}")?;
+    queue!(text, SetAttribute(Attribute::Reset))?;
+    writeln!(text)
 }
