@@ -42,7 +42,10 @@ where
     track: T,
     rng: Rng,
     request: Option<Req>,
+    /// Asked for readiness, or in `returned`.
     tried: Tried,
+    /// Had the request, and handed it back.
+    returned: Tried,
     hash: Option<u64>,
     redispatches: u8,
     #[pin]
@@ -100,6 +103,7 @@ where
             rng,
             request: Some(request),
             tried: Tried::new(),
+            returned: Tried::new(),
             hash: None,
             redispatches: 0,
             state: State::Choosing(None),
@@ -170,7 +174,9 @@ where
                     };
                     match this.track.reclaim(error) {
                         Ok(request) => {
-                            this.tried.insert(claim.connection());
+                            this.returned.insert(claim.connection());
+                            // An endpoint that was only busy may take it yet.
+                            *this.tried = *this.returned;
                             claim.take_back();
                             if *this.redispatches == MAX_REDISPATCHES {
                                 this.state.set(State::Done);
