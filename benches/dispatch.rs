@@ -301,10 +301,15 @@ fn main() {
             Arm::one(
                 "round robin",
                 &one,
-                one.block_on(balance(n, RoundRobin)),
+                one.block_on(balance(n, RoundRobin::default())),
                 count,
             ),
-            Arm::one("random", &one, one.block_on(balance(n, Random)), count),
+            Arm::one(
+                "random",
+                &one,
+                one.block_on(balance(n, Random::default())),
+                count,
+            ),
             Arm::one(
                 "least of two",
                 &one,
@@ -325,10 +330,15 @@ fn main() {
             Arm::many(
                 "round robin",
                 &two,
-                two.block_on(balance(n, RoundRobin)),
+                two.block_on(balance(n, RoundRobin::default())),
                 count,
             ),
-            Arm::many("random", &two, two.block_on(balance(n, Random)), count),
+            Arm::many(
+                "random",
+                &two,
+                two.block_on(balance(n, Random::default())),
+                count,
+            ),
             Arm::many(
                 "least of two",
                 &two,

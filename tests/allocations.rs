@@ -66,12 +66,12 @@ async fn plain(policy: impl Policy) {
 
 #[tokio::test]
 async fn round_robin_allocates_nothing() {
-    plain(RoundRobin).await;
+    plain(RoundRobin::default()).await;
 }
 
 #[tokio::test]
 async fn random_allocates_nothing() {
-    plain(Random).await;
+    plain(Random::default()).await;
 }
 
 #[tokio::test]

@@ -255,7 +255,7 @@ fn the_end_of_an_old_connection_does_not_clear_a_newer_one() {
 #[test]
 fn first_picks_of_round_robin_at_once_take_different_places() {
     loom::model(|| {
-        let picker = RoundRobin.build(&Candidates::connected(["a", "b"]), None);
+        let picker = RoundRobin::default().build(&Candidates::connected(["a", "b"]), None);
         let pick = |picker: &dyn evenkeel::policy::Picker, seed| {
             let mut rng = Rng::new(seed);
             picker.pick(&mut PickContext::new(&mut rng))
@@ -268,5 +268,32 @@ fn first_picks_of_round_robin_at_once_take_different_places() {
         let mut both = [mine, other.join().unwrap()];
         both.sort_by_key(|pick| *pick == Pick::Endpoint(1));
         assert_eq!(both, [Pick::Endpoint(0), Pick::Endpoint(1)], "one each");
+    });
+}
+
+#[test]
+fn one_older_failure_does_not_eject_an_endpoint_that_just_came_back() {
+    loom::model(|| {
+        let rules = Ejection::default().with_consecutive_failures(2);
+        let rules = Arc::new(Ejections::new(rules));
+        rules.set_endpoints(2);
+        let health = Arc::new(Health::new());
+        for _ in 0..2 {
+            health.record(Outcome::Failure, Entry::Normal, &rules);
+        }
+        assert!(health.gate().offer_probe());
+        assert_eq!(health.gate().enter(), Some(Entry::Probe));
+        let older = {
+            let (health, rules) = (health.clone(), rules.clone());
+            thread::spawn(move || health.record(Outcome::Failure, Entry::Normal, &rules))
+        };
+        let change = health.record(Outcome::Success, Entry::Probe, &rules);
+        assert_eq!(change, Some(Change::Readmitted));
+        assert_eq!(
+            older.join().unwrap(),
+            None,
+            "one failure since it came back is not two"
+        );
+        assert_eq!(rules.ejected(), 0, "and nobody is out");
     });
 }

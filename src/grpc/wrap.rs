@@ -259,7 +259,7 @@ impl Service<Request<Body>> for TonicService {
     /// Fails once the connection has ended, and when tonic's task is gone.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
         if self.refusing.as_ref().is_some_and(Refusing::get) {
-            return Poll::Ready(Err(AttemptError::refusing()));
+            return Poll::Ready(Err(AttemptError::refusing(None)));
         }
         self.channel.poll_ready(cx).map_err(AttemptError::foreign)
     }

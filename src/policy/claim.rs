@@ -48,10 +48,11 @@ impl Claim {
         self.judged(Outcome::Ignored);
     }
 
-    /// The response has begun to carry data. For a probing call that is proof enough.
+    /// The response has begun to carry data. For a probing call that is proof enough, unless its head
+    /// was [`judged`](Self::judged) a failure: an error page is data too.
     #[inline]
     pub fn progressed(&mut self) {
-        if self.terms.entry() == Entry::Probe {
+        if self.terms.entry() == Entry::Probe && !self.terms.end().outcome().is_failed() {
             self.terms = self.terms.with_entry(Entry::Normal);
             self.subchannel.pass_probe();
         }

@@ -7,3 +7,12 @@ mod point_1_handles;
 mod point_2_readiness;
 mod point_3_dispatch;
 mod point_4_reclaim;
+mod point_5_load;
+mod point_6_waiting;
+mod point_7_lifetime;
+mod point_8_removal;
+mod point_9_identity;
+
+mod chaos;
+mod ejection;
+mod mistakes;

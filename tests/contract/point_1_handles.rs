@@ -12,7 +12,7 @@ async fn point_1_clones_share_endpoints_load_health_and_the_sequence() {
     let world = World::new();
     let balance = builder!(world)
         .endpoints(["a", "b"])
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 2).await;
@@ -97,7 +97,7 @@ async fn point_1_handles_draw_their_own_numbers_from_one_seed() {
         let world = World::new();
         let balance = builder!(world)
             .endpoints(["a", "b", "c", "d", "e", "f", "g", "h"])
-            .policy(Random)
+            .policy(Random::default())
             .build()
             .unwrap();
         connected(&balance, 8).await;

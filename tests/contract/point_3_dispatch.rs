@@ -33,7 +33,7 @@ async fn point_3_not_ready_means_the_next_candidate() {
     a.set_readiness(Readiness::Queue);
     let balance = builder!(world)
         .endpoints(["a", "b"])
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 2).await;
@@ -132,7 +132,7 @@ async fn point_3_a_readiness_error_takes_the_endpoint_out_and_spares_the_request
     a.set_readiness(Readiness::Broken);
     let balance = builder!(world)
         .endpoints(["a", "b"])
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 2).await;

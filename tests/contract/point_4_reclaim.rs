@@ -44,7 +44,7 @@ async fn point_4_three_times_at_most() {
     }
     let balance = builder!(world)
         .endpoints(names)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     connected(&balance, 6).await;

@@ -183,10 +183,11 @@ impl Server {
 
     /// The latest connection.
     pub(crate) fn connection(&self) -> ConnectionEvents {
-        lock(&self.connections)
-            .last()
-            .expect("it was dialled")
-            .clone()
+        self.last_connection().expect("it was dialled")
+    }
+
+    pub(crate) fn last_connection(&self) -> Option<ConnectionEvents> {
+        lock(&self.connections).last().cloned()
     }
 
     fn stub(self: &Arc<Self>) -> Stub {

@@ -47,13 +47,13 @@ impl AttemptError {
         }
     }
 
-    /// The connection takes no more calls.
+    /// The connection takes no more calls; `request` was not sent.
     #[cold]
-    pub(in crate::grpc) fn refusing() -> Self {
+    pub(in crate::grpc) fn refusing(request: Option<Request<Body>>) -> Self {
         Self {
             inner: Box::new(Inner {
                 error: None,
-                request: Mutex::new(None),
+                request: Mutex::new(request),
             }),
         }
     }

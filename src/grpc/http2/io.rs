@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 
 use crate::connection::ConnectionEvents;
 
-use super::connector::GaugeGuard;
+use super::gauge::GaugeGuard;
 
 /// How long the reading side may stay silent after a failed write. A socket whose write failed ends
 /// its reads at once; this is for transports that do not.
@@ -37,7 +37,7 @@ impl Refusing {
         self.0.load(Ordering::Acquire)
     }
 
-    fn set(&self) {
+    pub(super) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 }

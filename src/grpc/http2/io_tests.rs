@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::super::connector::ConnectionGauge;
+use super::super::gauge::ConnectionGauge;
 use super::*;
 
 fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {

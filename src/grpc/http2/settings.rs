@@ -67,7 +67,8 @@ pub struct Http2Settings {
     pub origin: Option<Uri>,
     /// How much of a request's body is kept until the response begins, in bytes, so that a request
     /// that the server refused can go to another endpoint. A body that has sent more fails with
-    /// the server's refusal. Default 256 KiB, as gRPC's per-call retry buffer (gRFC A6).
+    /// the server's refusal. Default 256 KiB, as gRPC core's buffer for the
+    /// retries of one call.
     pub replay_limit_bytes: usize,
 }
 

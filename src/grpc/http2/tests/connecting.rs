@@ -248,9 +248,11 @@ async fn a_call_under_way_outlives_the_services() {
 
 #[tokio::test]
 async fn a_ping_without_an_answer_ends_the_connection() {
-    let mut settings = Http2Settings::default();
-    settings.keep_alive_interval = Some(Duration::from_millis(20));
-    settings.keep_alive_timeout = Duration::from_millis(20);
+    let settings = Http2Settings {
+        keep_alive_interval: Some(Duration::from_millis(20)),
+        keep_alive_timeout: Duration::from_millis(20),
+        ..Http2Settings::default()
+    };
     let Open {
         mut service,
         mut peer,
