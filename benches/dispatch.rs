@@ -65,13 +65,12 @@ async fn balance(count: usize, policy: impl Policy) -> Balance<Echo, Plain> {
         .seed(1)
         .build()
         .expect("the settings are right");
+    let all_up = || {
+        let endpoints = balance.report().endpoints;
+        endpoints.len() == count && endpoints.iter().all(|e| e.state.as_str() == "READY")
+    };
     let up = async {
-        while balance
-            .report()
-            .endpoints
-            .iter()
-            .any(|e| e.state.as_str() != "READY")
-        {
+        while !all_up() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };

@@ -318,11 +318,10 @@ where
             let Some(candidate) = candidate else {
                 return nothing(&snapshot, &info);
             };
-            let service = snapshot
-                .services
-                .get(candidate.slot())
-                .and_then(Option::as_ref);
-            let (Some(service), Some(claim)) = (service, candidate.claim(ignore_ejections)) else {
+            // The clone first: claiming writes, and what is read after that would wait for it.
+            let service = snapshot.services.get(candidate.slot()).cloned().flatten();
+            let claim = candidate.claim(ignore_ejections);
+            let (Some(mut service), Some(claim)) = (service, claim) else {
                 races += 1;
                 if races > MAX_RACES {
                     // A picker that names endpoints which cannot be used would be asked for ever.
@@ -330,7 +329,6 @@ where
                 }
                 continue;
             };
-            let mut service = service.clone();
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
                     return Choice::Called(self.dispatch(&mut service, claim));

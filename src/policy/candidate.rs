@@ -14,8 +14,11 @@ pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
 /// The live record of one endpoint: its load, its health and which connection is up. It stays the
 /// same through all sets of candidates for as long as the endpoint is known.
 ///
-/// What a call touches is at the front, on one cache line.
-#[repr(C, align(64))]
+/// What a call touches is at the front, next to the counts of the `Arc` around this; what it does not
+/// touch comes after, enough of it that the fronts of two endpoints are never on one cache line. Aligned
+/// to a line it would take two for each call and twice the room, and ten thousand endpoints would not
+/// fit into a core's own cache.
+#[repr(C)]
 pub struct Subchannel {
     connection: AtomicU64,
     load: InFlight,
