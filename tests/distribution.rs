@@ -15,7 +15,7 @@ use evenkeel::call::RequestInfo;
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    Candidates, LeastRequest, Pick, PickContext, Picker, Policy, Random, RoundRobin, Tried,
+    Candidates, IpHash, LeastRequest, Pick, PickContext, Picker, Policy, Random, RoundRobin, Tried,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -27,6 +27,8 @@ enum Shares {
     Exact,
     /// Each pick falls on each endpoint with the same probability.
     Even,
+    /// As even as places drawn at random on a ring, this many per endpoint.
+    Ring(f64),
 }
 
 struct Subject {
@@ -45,6 +47,7 @@ fn subjects() -> Vec<Subject> {
         ),
         subject(Arc::new(LeastRequest::full_scan()), Shares::Even),
         subject(Arc::new(Random), Shares::Even),
+        subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
     ]
 }
 
@@ -89,6 +92,18 @@ fn assert_shares(counts: &[u64], shares: Shares, what: &dyn Debug) {
             counts.iter().all(|&count| count as f64 == mean),
             "{what:?}: n * k picks give each endpoint k: {counts:?}"
         ),
+        Shares::Ring(places) => {
+            // An endpoint's share of the ring is a sum of `places` gaps, each with a standard
+            // deviation of about its mean: relative to the sum, 1 / sqrt(places). The variance of
+            // the picks comes on top.
+            let deviation = ((mean + mean.powi(2) / places) * (1.0 - 1.0 / n)).sqrt();
+            for (slot, &count) in counts.iter().enumerate() {
+                assert!(
+                    (count as f64 - mean).abs() <= SIGMAS * deviation,
+                    "{what:?}: slot {slot} of {n} got {count}, expected {mean} ± {deviation}"
+                );
+            }
+        }
         Shares::Even => {
             // A count is binomial: `total` picks, each with probability 1 / n. Its variance is
             // total * 1/n * (1 - 1/n).

@@ -131,6 +131,7 @@ where
     type Error = Error;
     type Future = ResponseFuture<S, Req, T>;
 
+    #[inline]
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
         match &mut self.wait {
             Some(wait) => wait.poll_ready(&self.shared, cx).map(Ok),
@@ -197,14 +198,25 @@ impl StateWatch {
     }
 
     /// Waits for the next change since the last one that was seen, and returns the new state. `None`
-    /// when the balancer has ended. Cancel-safe.
+    /// when the balancer has ended and that was seen. Cancel-safe.
     pub async fn changed(&mut self) -> Option<ConnectivityState> {
+        // The last state of all; the handles that are left keep the sender.
+        if *self.0.borrow() == ConnectivityState::Shutdown && !self.has_unseen() {
+            return None;
+        }
         self.0.changed().await.ok()?;
         Some(*self.0.borrow_and_update())
     }
 
     /// Waits until the state is `wanted`. `false` if the balancer ended before. Cancel-safe.
     pub async fn wait_for(&mut self, wanted: ConnectivityState) -> bool {
-        self.0.wait_for(|state| *state == wanted).await.is_ok()
+        let end = ConnectivityState::Shutdown;
+        let seen = self.0.wait_for(|state| *state == wanted || *state == end);
+        let last = seen.await.map_or(end, |state| *state);
+        last == wanted
+    }
+
+    fn has_unseen(&self) -> bool {
+        self.0.has_changed().unwrap_or(false)
     }
 }
