@@ -24,7 +24,7 @@ use super::connect_error::{ConnectError, Stage};
 use super::executor::Tasks;
 use super::gauge::ConnectionGauge;
 use super::io::{ObservedIo, Refusing};
-use super::service::{Connection, Http2};
+use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
 
 #[cfg(feature = "tls")]
@@ -257,27 +257,29 @@ impl Inner {
             Ok(seen) => seen?,
             Err(_) => return Err("the connection's task is gone".into()),
         }
-        tasks.execute(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
-        driver.keep();
         let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
         let origin = self.settings.origin.as_ref();
         let authority = origin
             .and_then(Uri::authority)
             .or(uri.authority())
             .ok_or("no authority")?;
-        Ok(Http2::new(
+        let open = Arc::new(Connection::new(
             sender,
-            Arc::new(Connection {
-                scheme: origin.and_then(Uri::scheme).unwrap_or(&scheme).clone(),
-                authority: authority.clone(),
-                refusing,
-                replay_limit_bytes: self.settings.replay_limit_bytes,
-            }),
-        ))
+            origin.and_then(Uri::scheme).unwrap_or(&scheme).clone(),
+            authority.clone(),
+            refusing,
+            self.settings.replay_limit_bytes,
+        ));
+        let retire = Retire::new(&open);
+        tasks.execute(async move {
+            let ended = connection.await;
+            drop(retire);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        driver.keep();
+        Ok(Http2::new(open))
     }
 
     fn builder(&self, tasks: Tasks) -> Builder<Tasks> {

@@ -34,13 +34,13 @@ impl AttemptError {
         }
     }
 
-    /// The connection takes no more calls.
+    /// The connection takes no more calls; `request` was not sent.
     #[cold]
-    pub(super) fn refusing() -> Self {
+    pub(super) fn refusing(request: Option<Request<Body>>) -> Self {
         Self {
             inner: Box::new(Inner {
                 error: None,
-                request: Mutex::new(None),
+                request: Mutex::new(request),
             }),
         }
     }
