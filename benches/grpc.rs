@@ -155,15 +155,18 @@ fn serve() {
                 let listener = TcpListener::bind("127.0.0.1:0")
                     .await
                     .expect("loopback has a free port");
-                let address = listener.local_addr().expect("a bound socket has an address");
+                let address = listener
+                    .local_addr()
+                    .expect("a bound socket has an address");
                 let mut stdout = std::io::stdout().lock();
                 writeln!(stdout, "http://{address}").expect("the parent reads");
                 drop(stdout);
-                let accepted = futures::StreamExt::inspect(TcpListenerStream::new(listener), |io| {
-                    if let Ok(io) = io {
-                        let _ = io.set_nodelay(true);
-                    }
-                });
+                let accepted =
+                    futures::StreamExt::inspect(TcpListenerStream::new(listener), |io| {
+                        if let Ok(io) = io {
+                            let _ = io.set_nodelay(true);
+                        }
+                    });
                 tonic::transport::Server::builder()
                     .add_service(DemoServer::new(Echo))
                     .serve_with_incoming(accepted)
@@ -173,7 +176,10 @@ fn serve() {
         });
     }
     let mut line = String::new();
-    while std::io::stdin().read_line(&mut line).is_ok_and(|read| read > 0) {}
+    while std::io::stdin()
+        .read_line(&mut line)
+        .is_ok_and(|read| read > 0)
+    {}
 }
 
 /// The first is what the others are compared to.
@@ -209,7 +215,9 @@ async fn bare(uris: &[String]) -> Arm {
     let mut senders = Vec::new();
     for uri in uris {
         let address = uri.trim_start_matches("http://");
-        let io = TcpStream::connect(address).await.expect("the server listens");
+        let io = TcpStream::connect(address)
+            .await
+            .expect("the server listens");
         io.set_nodelay(true).expect("the socket takes options");
         senders.push(bare::Sender::handshake(TokioIo::new(io)).await);
     }
@@ -250,7 +258,9 @@ async fn run(options: &Options, uris: &[String]) {
         options.cell.as_millis(),
         options.runtime
     );
-    println!("| callers | client | calls/s | CPU µs/call | p50 µs | p99 µs | CPU ratio [95 %] | calls/s ratio [95 %] |");
+    println!(
+        "| callers | client | calls/s | CPU µs/call | p50 µs | p99 µs | CPU ratio [95 %] | calls/s ratio [95 %] |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     for &callers in &options.callers {
         let mut measured: Vec<Measured> = arms.iter().map(|_| Measured::new()).collect();

@@ -34,10 +34,15 @@ use support::{Arm, Echo, SERVERS, bare};
 const PIPE_BYTES: usize = 256 * 1024;
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).filter(|a| a != "--bench").collect();
+    let args: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|a| a != "--bench")
+        .collect();
     let [arm, callers, calls] = args.as_slice() else {
         // `cargo bench` without arguments runs every bench; this one measures only by its script.
-        println!("usage: grpc_instructions by-hand|balance-list|evenkeel-round-robin|evenkeel|bare CALLERS CALLS");
+        println!(
+            "usage: grpc_instructions by-hand|balance-list|evenkeel-round-robin|evenkeel|bare CALLERS CALLS"
+        );
         return;
     };
     let callers: usize = callers.parse().expect("CALLERS is a number");
@@ -148,7 +153,10 @@ impl Future for ServerTask {
 
 /// All work of all servers.
 #[inline(never)]
-fn server_turn(future: Pin<&mut (dyn Future<Output = ()> + Send)>, cx: &mut Context<'_>) -> Poll<()> {
+fn server_turn(
+    future: Pin<&mut (dyn Future<Output = ()> + Send)>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
     // Not the last thing done here, so that no tail call hides the end of the turn.
     let polled = future.poll(cx);
     std::hint::black_box(polled)

@@ -22,12 +22,11 @@ impl Sender {
     where
         T: Read + Write + Unpin + Send + 'static,
     {
-        let (sender, connection) =
-            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .timer(TokioTimer::new())
-                .handshake(io)
-                .await
-                .expect("the peer speaks HTTP/2");
+        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .handshake(io)
+            .await
+            .expect("the peer speaks HTTP/2");
         tokio::spawn(connection);
         Self(sender)
     }

@@ -125,7 +125,10 @@ where
             message: "hello".to_owned(),
             ..EchoRequest::default()
         };
-        let reply = client.echo(request).await.expect("a healthy server answers");
+        let reply = client
+            .echo(request)
+            .await
+            .expect("a healthy server answers");
         assert_eq!(reply.get_ref().count, 1, "the answer is the server's");
     }
 }

@@ -55,10 +55,10 @@ where
 
 #[cfg(feature = "grpc")]
 impl<B, C, E> TrackedBody<B, C, E> {
-    /// Ends the call for its deadline: the endpoint is at fault.
-    pub(crate) fn expire(self: Pin<&mut Self>) {
+    /// Ends the call for its deadline, which says `outcome` about the endpoint.
+    pub(crate) fn expire(self: Pin<&mut Self>, outcome: Outcome) {
         if let Some(claim) = self.project().claim.take() {
-            claim.finish(Outcome::Failure);
+            claim.finish(outcome);
         }
     }
 }

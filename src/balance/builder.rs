@@ -10,8 +10,8 @@ use tower_service::Service;
 use crate::balance::layer::Make;
 use crate::balance::{Balance, BalanceLayer, Http, Plain, Reclaiming};
 use crate::cluster::{Launch, Settings, launch};
-use crate::connection::Connector;
-use crate::discovery::{Discovered, Discovery, Update, from_discover, validate};
+use crate::connection::{Connector, Discovered};
+use crate::discovery::{Discovery, Update, from_discover, validate};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::health::Ejection;
@@ -95,8 +95,8 @@ impl<C, T> Builder<C, T> {
         D::Service: Clone + Send + Sync + 'static,
         D::Error: Into<BoxError>,
     {
-        let (updates, connector) = from_discover(discover);
-        self.discovery(updates).connector(connector)
+        self.discovery(from_discover(discover))
+            .connector(Discovered::new())
     }
 
     /// How an endpoint becomes a service.

@@ -7,13 +7,14 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 use tonic::Status;
 
 use crate::balance::TrackedBody;
 use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::http2::AttemptError;
 use crate::grpc::status;
+use crate::outcome::Outcome;
 
 /// The body of a [`Channel`](crate::grpc::Channel)'s response: its errors are statuses, the caller's
 /// deadline holds to its end, and the endpoint counts as busy until then.
@@ -22,6 +23,7 @@ pub struct ResponseBody<B> {
     #[pin]
     inner: TrackedBody<B, ByGrpcStatus, AttemptError>,
     deadline: Option<Pin<Box<Sleep>>>,
+    expired: bool,
 }
 
 impl<B> ResponseBody<B> {
@@ -29,7 +31,11 @@ impl<B> ResponseBody<B> {
         inner: TrackedBody<B, ByGrpcStatus, AttemptError>,
         deadline: Option<Pin<Box<Sleep>>>,
     ) -> Self {
-        Self { inner, deadline }
+        Self {
+            inner,
+            deadline,
+            expired: false,
+        }
     }
 }
 
@@ -46,21 +52,33 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let mut this = self.project();
-        if let Poll::Ready(frame) = this.inner.as_mut().poll_frame(cx) {
-            return Poll::Ready(frame.map(|frame| frame.map_err(status::from_body_error)));
+        if *this.expired {
+            return Poll::Ready(None);
         }
-        if let Some(deadline) = this.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            this.inner.expire();
-            *this.deadline = None;
-            return Poll::Ready(Some(Err(status::deadline_exceeded(None))));
-        }
-        Poll::Pending
+        let polled = this.inner.as_mut().poll_frame(cx);
+        let outcome = this.deadline.as_mut().and_then(|deadline| match &polled {
+            Poll::Pending => deadline
+                .as_mut()
+                .poll(cx)
+                .is_ready()
+                .then_some(Outcome::Failure),
+            // The clock and not the timer: a stream that always has a frame must not outrun it. The
+            // endpoint did its part; it is the caller who reads slowly.
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {
+                (deadline.deadline() <= Instant::now()).then_some(Outcome::Ignored)
+            }
+            Poll::Ready(_) => None,
+        });
+        let Some(outcome) = outcome else {
+            return polled.map(|frame| frame.map(|frame| frame.map_err(status::from_body_error)));
+        };
+        this.inner.expire(outcome);
+        *this.expired = true;
+        Poll::Ready(Some(Err(status::deadline_exceeded(None))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        self.expired || self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

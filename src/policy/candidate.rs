@@ -6,6 +6,7 @@ use crate::health::{Change, Ejection, Ejections, Entry, Health};
 use crate::load::InFlight;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::Outcome;
+use crate::policy::Claim;
 
 /// Called when a call's end changes the health of the endpoint with this key.
 pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
@@ -78,7 +79,9 @@ impl Subchannel {
     /// start: the failures in a row are forgotten.
     pub fn connected(&self, connection: u64) {
         self.health.clear_failures();
-        self.connection.store(connection, Ordering::SeqCst);
+        // A swap and not a store, though nobody reads the old value: it costs no more, and loom does
+        // not order a plain store against the compare-exchange of `disconnected`.
+        self.connection.swap(connection, Ordering::SeqCst);
     }
 
     /// Connection `connection` has ended: from here on no pick names it. Nothing happens if another
@@ -91,8 +94,25 @@ impl Subchannel {
                 .is_ok()
     }
 
-    fn tell(&self, change: Option<Change>) {
-        if let (Some(change), Some(on_change)) = (change, &self.on_change) {
+    /// Judges the end of a call that came in by `entry`.
+    #[inline]
+    pub(super) fn record(&self, outcome: Outcome, entry: Entry) {
+        if let Some(change) = self.health.record(outcome, entry, &self.rules) {
+            self.tell(change);
+        }
+    }
+
+    /// The probing call has shown that the endpoint works.
+    #[cold]
+    pub(super) fn pass_probe(&self) {
+        if let Some(change) = self.health.pass_probe(&self.rules) {
+            self.tell(change);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, change: Change) {
+        if let Some(on_change) = &self.on_change {
             on_change(self.key, change);
         }
     }
@@ -120,7 +140,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected).
+    /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected; under
+    /// 2^60).
     pub fn new(
         slot: usize,
         endpoint: Endpoint,
@@ -187,101 +208,7 @@ impl Candidate {
             None => return None,
         };
         self.subchannel.load.begin();
-        Some(Claim {
-            subchannel: self.subchannel.clone(),
-            connection: self.connection,
-            entry,
-            if_dropped: None,
-        })
-    }
-}
-
-/// A call that an endpoint was chosen for. Gives the load back when it ends, in whatever way.
-///
-/// Dropped without a word, it is as if it had never been; once [`sent`](Self::sent), it counts as
-/// [`Outcome::Ignored`], or as [`judged`](Self::judged) said.
-#[derive(Debug)]
-#[must_use = "dropping a claim ends the call"]
-pub struct Claim {
-    subchannel: Arc<Subchannel>,
-    connection: u64,
-    entry: Entry,
-    /// `None`: the endpoint has not seen the call.
-    if_dropped: Option<Outcome>,
-}
-
-impl Claim {
-    /// The endpoint that took the call.
-    pub fn endpoint(&self) -> &EndpointId {
-        &self.subchannel.id
-    }
-
-    /// The connection that the call goes by.
-    pub fn connection(&self) -> u64 {
-        self.connection
-    }
-
-    /// The endpoint has the request.
-    #[inline]
-    pub fn sent(&mut self) {
-        self.if_dropped = Some(Outcome::Ignored);
-    }
-
-    /// The response has begun to carry data. For a probing call that is proof enough.
-    #[inline]
-    pub fn progressed(&mut self) {
-        if self.entry == Entry::Probe {
-            self.entry = Entry::Normal;
-            let subchannel = &self.subchannel;
-            subchannel.tell(subchannel.health.pass_probe(&subchannel.rules));
-        }
-    }
-
-    /// The outcome is known though the response goes on: it counts even if the claim is dropped.
-    pub fn judged(&mut self, outcome: Outcome) {
-        self.if_dropped = Some(outcome);
-    }
-
-    /// The call ended.
-    #[inline]
-    pub fn finish(mut self, outcome: Outcome) {
-        self.if_dropped = Some(outcome);
-    }
-
-    /// The endpoint handed the call back unprocessed: it is as if it had never been.
-    pub fn take_back(mut self) {
-        self.if_dropped = None;
-    }
-
-    /// The endpoint's service broke before it took the call. Returns the endpoint's key if nobody
-    /// else has noticed yet.
-    pub(crate) fn not_ready(self) -> Option<u64> {
-        let subchannel = &self.subchannel;
-        subchannel
-            .disconnected(self.connection)
-            .then_some(subchannel.key)
-    }
-}
-
-impl Drop for Claim {
-    #[inline]
-    fn drop(&mut self) {
-        let subchannel = &self.subchannel;
-        let outcome = match self.if_dropped {
-            Some(outcome) => {
-                subchannel.load.end(outcome.is_failed());
-                outcome
-            }
-            None => {
-                subchannel.load.take_back();
-                Outcome::Ignored
-            }
-        };
-        subchannel.tell(
-            subchannel
-                .health
-                .record(outcome, self.entry, &subchannel.rules),
-        );
+        Some(Claim::new(self.subchannel.clone(), self.connection, entry))
     }
 }
 
@@ -297,8 +224,9 @@ impl Candidates {
     /// are usable too.
     pub fn new(all: impl Into<Arc<[Candidate]>>, ignore_ejections: bool) -> Self {
         let all = all.into();
-        let usable =
-            |c: &Candidate| c.is_connected() && (ignore_ejections || c.subchannel.health.admits());
+        let usable = |c: &Candidate| {
+            c.is_connected() && (ignore_ejections || c.subchannel.health.gate().may_admit())
+        };
         let usable = if all.iter().all(usable) {
             all.clone()
         } else {
@@ -342,9 +270,14 @@ impl Candidates {
         &self.all
     }
 
-    /// Those that could be picked when the set was made. One may have been lost since; ask
+    /// Those that could be picked when the set was made, or might be later without a new set. One may
+    /// have been lost since, or be waiting for its probing call; ask
     /// [`PickContext::is_usable`](crate::policy::PickContext::is_usable).
     pub fn usable(&self) -> &Arc<[Candidate]> {
         &self.usable
     }
 }
+
+#[cfg(test)]
+#[path = "candidate_tests.rs"]
+mod tests;

@@ -104,8 +104,8 @@ impl Queue {
 
 impl QueueState {
     fn wake(&mut self) {
-        if let Some(driver) = &self.driver
-            && !self.awake
+        if !self.awake
+            && let Some(driver) = &self.driver
         {
             self.awake = true;
             driver.wake_by_ref();
@@ -231,7 +231,3 @@ impl Drop for Driver {
         drop(spawned);
     }
 }
-
-#[cfg(test)]
-#[path = "executor_tests.rs"]
-mod tests;

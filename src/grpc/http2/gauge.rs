@@ -12,7 +12,7 @@ impl ConnectionGauge {
         self.0.load(Ordering::SeqCst)
     }
 
-    pub(super) fn enter(&self) -> GaugeGuard {
+    pub(in crate::grpc) fn enter(&self) -> GaugeGuard {
         self.0.fetch_add(1, Ordering::SeqCst);
         GaugeGuard(self.clone())
     }
@@ -20,7 +20,7 @@ impl ConnectionGauge {
 
 /// One connection in a [`ConnectionGauge`].
 #[derive(Debug)]
-pub(super) struct GaugeGuard(ConnectionGauge);
+pub(in crate::grpc) struct GaugeGuard(ConnectionGauge);
 
 impl Drop for GaugeGuard {
     fn drop(&mut self) {

@@ -30,5 +30,7 @@ pub use gauge::ConnectionGauge;
 pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
+pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+
 #[cfg(test)]
 mod tests;
