@@ -227,9 +227,8 @@ impl Candidates {
     /// are usable too.
     pub fn new(all: impl Into<Arc<[Candidate]>>, ignore_ejections: bool) -> Self {
         let all = all.into();
-        let usable = |c: &Candidate| {
-            c.is_connected() && (ignore_ejections || c.subchannel.health.gate().may_admit())
-        };
+        let usable =
+            |c: &Candidate| c.is_connected() && (ignore_ejections || c.subchannel.health.admits());
         let usable = if all.iter().all(usable) {
             all.clone()
         } else {
@@ -273,14 +272,9 @@ impl Candidates {
         &self.all
     }
 
-    /// Those that could be picked when the set was made, or might be later without a new set. One may
-    /// have been lost since, or be waiting for its probing call; ask
+    /// Those that could be picked when the set was made. One may have been lost since; ask
     /// [`PickContext::is_usable`](crate::policy::PickContext::is_usable).
     pub fn usable(&self) -> &Arc<[Candidate]> {
         &self.usable
     }
 }
-
-#[cfg(test)]
-#[path = "candidate_tests.rs"]
-mod tests;
