@@ -16,3 +16,4 @@ mod point_9_identity;
 mod chaos;
 mod ejection;
 mod mistakes;
+mod ways_in;
