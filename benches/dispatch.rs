@@ -89,10 +89,13 @@ fn tower_balance(count: usize) -> TowerBalance {
     p2c::Balance::new(ServiceList::new(services))
 }
 
+/// Services with their calls under way.
+type List = Vec<(Echo, Arc<AtomicU32>)>;
+
 /// Two choices over a swappable list.
 #[derive(Clone)]
 struct Bare {
-    list: Arc<ArcSwap<Vec<(Echo, Arc<AtomicU32>)>>>,
+    list: Arc<ArcSwap<List>>,
     rng: fastrand::Rng,
 }
 
