@@ -1,7 +1,7 @@
 //! Models of the hand-made atomics: every interleaving of a few threads, by loom.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg evenkeel_loom" cargo test --release --no-default-features --test loom --target-dir target/loom
+//! RUSTFLAGS="--cfg evenkeel_loom" cargo test --no-default-features --test loom --target-dir target/loom
 //! ```
 #![cfg(evenkeel_loom)]
 
