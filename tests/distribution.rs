@@ -15,7 +15,7 @@ use evenkeel::call::RequestInfo;
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    Candidates, LeastRequest, Pick, PickContext, Picker, Policy, Random, RoundRobin, Tried,
+    Candidates, IpHash, LeastRequest, Pick, PickContext, Picker, Policy, Random, RoundRobin, Tried,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -27,6 +27,8 @@ enum Shares {
     Exact,
     /// Each pick falls on each endpoint with the same probability.
     Even,
+    /// As even as places drawn at random on a ring, this many per endpoint.
+    Ring(f64),
 }
 
 struct Subject {
@@ -37,14 +39,15 @@ struct Subject {
 fn subjects() -> Vec<Subject> {
     let subject = |policy: Arc<dyn Policy>, shares| Subject { policy, shares };
     vec![
-        subject(Arc::new(RoundRobin), Shares::Exact),
+        subject(Arc::new(RoundRobin::default()), Shares::Exact),
         subject(Arc::new(LeastRequest::default()), Shares::Even),
         subject(
             Arc::new(LeastRequest::default().with_choices(4).unwrap()),
             Shares::Even,
         ),
         subject(Arc::new(LeastRequest::full_scan()), Shares::Even),
-        subject(Arc::new(Random), Shares::Even),
+        subject(Arc::new(Random::default()), Shares::Even),
+        subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
     ]
 }
 
@@ -89,6 +92,18 @@ fn assert_shares(counts: &[u64], shares: Shares, what: &dyn Debug) {
             counts.iter().all(|&count| count as f64 == mean),
             "{what:?}: n * k picks give each endpoint k: {counts:?}"
         ),
+        Shares::Ring(places) => {
+            // An endpoint's share of the ring is a sum of `places` gaps, each with a standard
+            // deviation of about its mean: relative to the sum, 1 / sqrt(places). The variance of
+            // the picks comes on top.
+            let deviation = ((mean + mean.powi(2) / places) * (1.0 - 1.0 / n)).sqrt();
+            for (slot, &count) in counts.iter().enumerate() {
+                assert!(
+                    (count as f64 - mean).abs() <= SIGMAS * deviation,
+                    "{what:?}: slot {slot} of {n} got {count}, expected {mean} ± {deviation}"
+                );
+            }
+        }
         Shares::Even => {
             // A count is binomial: `total` picks, each with probability 1 / n. Its variance is
             // total * 1/n * (1 - 1/n).
@@ -412,8 +427,8 @@ fn a_slow_server_gets_less_from_a_policy_that_looks_at_load() {
     );
 
     // What does not look at the load gives it a tenth of the calls, come what may.
-    assert_eq!(share(&RoundRobin), 0.1, "round robin");
-    let random = share(&Random);
+    assert_eq!(share(&RoundRobin::default()), 0.1, "round robin");
+    let random = share(&Random::default());
     assert!((random - 0.1).abs() < SIGMAS * (0.09_f64 / 200_000.0).sqrt());
 }
 
@@ -444,12 +459,12 @@ fn calls_that_do_not_end_pile_up_evenly() {
         0,
         "the least each time"
     );
-    assert_eq!(fullest(&RoundRobin), 0, "exact shares");
+    assert_eq!(fullest(&RoundRobin::default()), 0, "exact shares");
     // The fullest of two choices is log2(ln n) + O(1) above the mean, however many calls there are
     // (Berenbrink et al., "Balanced Allocations: The Heavily Loaded Case", 2000): 2.8 + O(1) here.
     let two = fullest(&LeastRequest::default());
     assert!(two <= 5, "two choices: {two} above the mean");
     // One choice: about sqrt(2 * 20 * ln n) = 17.
-    let one = fullest(&Random);
+    let one = fullest(&Random::default());
     assert!(one > 2 * two, "random: {one} above the mean");
 }

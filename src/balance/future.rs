@@ -14,7 +14,9 @@ use pin_project::pin_project;
 use tower_service::Service;
 
 use crate::balance::Track;
-use crate::cluster::{Shared, Snapshot};
+use crate::balance::service::Own;
+use crate::call::RequestInfo;
+use crate::cluster::Snapshot;
 use crate::endpoint::ConnectivityState;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
@@ -32,21 +34,15 @@ const MAX_HELD: usize = 3;
 const MAX_RACES: usize = 8;
 
 /// The response to come; see [`Balance`](crate::Balance). Dropping it cancels the call.
-#[pin_project(project = CallProjection)]
+#[pin_project]
 #[must_use = "futures do nothing unless polled"]
 pub struct ResponseFuture<S, Req, T>
 where
     S: Service<Req>,
 {
-    shared: Arc<Shared<S>>,
-    track: T,
-    rng: Rng,
-    request: Option<Req>,
-    tried: Tried,
-    hash: Option<u64>,
-    redispatches: u8,
     #[pin]
     state: State<S, S::Future>,
+    call: Call<S, Req, T>,
 }
 
 #[pin_project(project = StateProjection)]
@@ -54,12 +50,27 @@ enum State<S, F> {
     /// No endpoint chosen, or not the last word: the services asked so far, not yet ready.
     Choosing(Option<Box<Waiting<S>>>),
     /// The endpoint has the request.
-    Called {
-        #[pin]
-        response: F,
-        claim: Option<Claim>,
-    },
+    Called(#[pin] F),
     Done,
+}
+
+/// What stays through all tries of one call. Its parts are made where they stay: a claim or a
+/// service that is handed up by value is copied at each step, and that costs more than the pick.
+struct Call<S, Req, T> {
+    shared: Arc<Own<S>>,
+    track: T,
+    rng: Rng,
+    /// Here until an endpoint has it.
+    request: Option<Req>,
+    /// On the endpoint that has the request.
+    claim: Option<Claim>,
+    /// The connections that were asked for readiness or handed the request back, if any was. Boxed,
+    /// since most calls never look at it.
+    tried: Option<Box<Tried>>,
+    /// Those that handed it back.
+    returned: Option<Box<Tried>>,
+    hash: Option<u64>,
+    redispatches: u8,
 }
 
 struct Waiting<S> {
@@ -77,9 +88,9 @@ struct Held<S> {
 type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 /// What one look at the snapshot gave.
-enum Choice<S> {
-    /// Ready to be called.
-    Ready(S, Claim),
+enum Choice<S, F> {
+    /// A service took the request.
+    Called(F),
     /// Not ready yet.
     Pending(Held<S>),
     /// Nothing to pick now; a later snapshot may help.
@@ -93,16 +104,20 @@ where
     S: Service<Req>,
 {
     #[inline]
-    pub(super) fn new(shared: Arc<Shared<S>>, track: T, rng: Rng, request: Req) -> Self {
+    pub(super) fn new(shared: Arc<Own<S>>, track: T, rng: Rng, request: Req) -> Self {
         Self {
-            shared,
-            track,
-            rng,
-            request: Some(request),
-            tried: Tried::new(),
-            hash: None,
-            redispatches: 0,
             state: State::Choosing(None),
+            call: Call {
+                shared,
+                track,
+                rng,
+                request: Some(request),
+                claim: None,
+                tried: None,
+                returned: None,
+                hash: None,
+                redispatches: 0,
+            },
         }
     }
 
@@ -112,13 +127,13 @@ where
     pub(crate) fn expire(self: Pin<&mut Self>) -> Option<String> {
         let mut this = self.project();
         let waited_for = match this.state.as_mut().project() {
-            StateProjection::Called { claim, .. } => {
-                if let Some(claim) = claim.take() {
+            StateProjection::Called(_) => {
+                if let Some(claim) = this.call.claim.take() {
                     claim.finish(Outcome::Failure);
                 }
                 None
             }
-            StateProjection::Choosing(_) => Some(this.shared.load().summary.to_string()),
+            StateProjection::Choosing(_) => Some(this.call.shared.load().summary.to_string()),
             StateProjection::Done => None,
         };
         this.state.set(State::Done);
@@ -134,58 +149,46 @@ where
 {
     type Output = Result<T::Response, Error>;
 
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
+        let call = this.call;
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Choosing(waiting) => {
-                    let waiting = waiting.take();
-                    match choose(&mut this, waiting, cx) {
-                        Chosen::Ready(mut service, mut claim) => {
-                            claim.sent();
-                            let request = this.request.take().expect("polled after completion");
-                            let response = service.call(request);
-                            this.state.set(State::Called {
-                                response,
-                                claim: Some(claim),
-                            });
-                        }
-                        Chosen::Wait(waiting) => {
-                            this.state.set(State::Choosing(Some(waiting)));
-                            return Poll::Pending;
-                        }
-                        Chosen::Failed(error) => {
-                            this.state.set(State::Done);
-                            return Poll::Ready(Err(error));
-                        }
+                StateProjection::Choosing(waiting) => match ready!(call.choose(waiting, cx)) {
+                    Ok(response) => this.state.set(State::Called(response)),
+                    Err(error) => {
+                        this.state.set(State::Done);
+                        return Poll::Ready(Err(error));
                     }
-                }
-                StateProjection::Called { response, claim } => {
+                },
+                StateProjection::Called(response) => {
                     let result = ready!(response.poll(cx));
-                    let claim = claim.take().expect("polled after completion");
+                    this.state.set(State::Done);
+                    let claim = call.claim.take().expect("polled after completion");
                     let error = match result {
                         Ok(response) => {
-                            let response = this.track.response(response, claim);
-                            this.state.set(State::Done);
-                            return Poll::Ready(Ok(response));
+                            return Poll::Ready(Ok(call.track.response(response, claim)));
                         }
                         Err(error) => error,
                     };
-                    match this.track.reclaim(error) {
+                    match call.track.reclaim(error) {
                         Ok(request) => {
-                            this.tried.insert(claim.connection());
+                            call.returned
+                                .get_or_insert_default()
+                                .insert(claim.connection());
+                            // An endpoint that was only busy may take it yet.
+                            call.tried = call.returned.clone();
                             claim.take_back();
-                            if *this.redispatches == MAX_REDISPATCHES {
-                                this.state.set(State::Done);
+                            if call.redispatches == MAX_REDISPATCHES {
                                 return Poll::Ready(Err(handed_back()));
                             }
-                            *this.redispatches += 1;
-                            *this.request = Some(request);
+                            call.redispatches += 1;
+                            call.request = Some(request);
                             this.state.set(State::Choosing(None));
                         }
                         Err(error) => {
-                            claim.finish(this.track.error(&error));
-                            this.state.set(State::Done);
+                            claim.finish(call.track.error(&error));
                             return Poll::Ready(Err(Error::endpoint(error)));
                         }
                     }
@@ -196,153 +199,152 @@ where
     }
 }
 
-/// The end of choosing, for now.
-enum Chosen<S> {
-    Ready(S, Claim),
-    Wait(Box<Waiting<S>>),
-    Failed(Error),
-}
-
-fn choose<S, Req, T>(
-    call: &mut CallProjection<'_, S, Req, T>,
-    mut waiting: Option<Box<Waiting<S>>>,
-    cx: &mut Context<'_>,
-) -> Chosen<S>
+impl<S, Req, T> Call<S, Req, T>
 where
     S: Service<Req> + Clone + Send + Sync + 'static,
     S::Error: Into<BoxError>,
     T: Track<Req, S>,
 {
-    if let Some(waiting) = &mut waiting
-        && let Some((service, claim)) = poll_held(call, waiting, cx)
-    {
-        return Chosen::Ready(service, claim);
-    }
-    loop {
-        let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
-        let verdict = if held < MAX_HELD {
-            match pick(call, held == 0, cx) {
-                Choice::Ready(service, claim) => return Chosen::Ready(service, claim),
-                Choice::Pending(held) => {
-                    waiting.get_or_insert_default().held.push(held);
-                    continue;
-                }
-                Choice::Later => true,
-                Choice::Never => false,
-            }
-        } else {
-            true
-        };
-        if !verdict && held == 0 {
-            return Chosen::Failed(unavailable(&call.shared.load()));
+    /// Chooses an endpoint that is ready and gives it the request. `waiting` is what earlier polls
+    /// have asked and not got yet.
+    #[inline]
+    fn choose(
+        &mut self,
+        waiting: &mut Option<Box<Waiting<S>>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<S::Future, Error>> {
+        if let Some(waiting) = waiting
+            && let Some(mut held) = self.poll_held(waiting, cx)
+        {
+            return Poll::Ready(Ok(self.dispatch(&mut held.service, held.claim)));
         }
-        let waiting = waiting.get_or_insert_default();
-        // Subscribed before one more look: a change between the look above and here is then seen.
+        loop {
+            let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
+            let may_wait = if held < MAX_HELD {
+                match self.pick(held == 0, cx) {
+                    Choice::Called(response) => return Poll::Ready(Ok(response)),
+                    Choice::Pending(held) => {
+                        waiting.get_or_insert_default().held.push(held);
+                        continue;
+                    }
+                    Choice::Later => true,
+                    Choice::Never => false,
+                }
+            } else {
+                true
+            };
+            if !may_wait && held == 0 {
+                return Poll::Ready(Err(unavailable(&self.shared.load())));
+            }
+            ready!(self.poll_changed(waiting.get_or_insert_default(), cx));
+        }
+    }
+
+    /// Gives the request to a service that is ready for it.
+    #[inline]
+    fn dispatch(&mut self, service: &mut S, mut claim: Claim) -> S::Future {
+        claim.sent();
+        self.claim = Some(claim);
+        service.call(self.request.take().expect("polled after completion"))
+    }
+
+    /// Ready when there may be something new to see, and always the first time: subscribed before
+    /// one more look, so that a change between the look before and here is seen.
+    #[cold]
+    fn poll_changed(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Poll<()> {
         match &mut waiting.changed {
             None => {
-                let mut versions = call.shared.subscribe();
+                let mut versions = self.shared.subscribe();
                 waiting.changed = Some(Box::pin(async move {
                     let _ = versions.changed().await;
                 }));
             }
-            Some(changed) => match changed.as_mut().poll(cx) {
-                Poll::Ready(()) => waiting.changed = None,
-                Poll::Pending => {
-                    return Chosen::Wait(std::mem::take(waiting));
+            Some(changed) => {
+                ready!(changed.as_mut().poll(cx));
+                waiting.changed = None;
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Polls the services that were asked before, and lets go of those whose connection has ended.
+    #[cold]
+    fn poll_held(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Option<Held<S>> {
+        let mut index = 0;
+        while index < waiting.held.len() {
+            // It may never be ready, and if it were, an endpoint that left gets no new call.
+            if !waiting.held[index].claim.is_connected() {
+                waiting.held.swap_remove(index);
+                continue;
+            }
+            match waiting.held[index].service.poll_ready(cx) {
+                Poll::Pending => index += 1,
+                Poll::Ready(Ok(())) => return Some(waiting.held.swap_remove(index)),
+                Poll::Ready(Err(error)) => {
+                    let held = waiting.held.swap_remove(index);
+                    self.shared.not_ready(held.claim, error.into());
                 }
-            },
-        }
-    }
-}
-
-/// Polls the services that were asked before.
-fn poll_held<S, Req, T>(
-    call: &mut CallProjection<'_, S, Req, T>,
-    waiting: &mut Waiting<S>,
-    cx: &mut Context<'_>,
-) -> Option<(S, Claim)>
-where
-    S: Service<Req>,
-    S::Error: Into<BoxError>,
-{
-    let mut index = 0;
-    while index < waiting.held.len() {
-        match waiting.held[index].service.poll_ready(cx) {
-            Poll::Pending => index += 1,
-            Poll::Ready(Ok(())) => {
-                let held = waiting.held.swap_remove(index);
-                return Some((held.service, held.claim));
-            }
-            Poll::Ready(Err(error)) => {
-                let held = waiting.held.swap_remove(index);
-                call.shared.not_ready(held.claim, error.into());
             }
         }
+        None
     }
-    None
-}
 
-/// Picks endpoints until one is ready, one is not ready yet, or none is left. `alone`: no other
-/// endpoint is about to become ready for this call.
-fn pick<S, Req, T>(
-    call: &mut CallProjection<'_, S, Req, T>,
-    alone: bool,
-    cx: &mut Context<'_>,
-) -> Choice<S>
-where
-    S: Service<Req> + Clone,
-    S::Error: Into<BoxError>,
-    T: Track<Req, S>,
-{
-    let snapshot = call.shared.load();
-    let request = call.request.as_ref().expect("polled after completion");
-    let info = call.track.request(request);
-    let mut races = 0;
-    loop {
-        let mut context = PickContext::new(call.rng)
-            .with_request(info)
-            .with_tried(call.tried)
-            .with_ejections_ignored(snapshot.summary.panic)
-            .with_hash(*call.hash);
-        let pick = snapshot.picker.pick(&mut context);
-        *call.hash = context.hash();
-        let (candidate, ignore_ejections) = match pick {
-            Pick::Endpoint(slot) => (snapshot.candidates.all().get(slot), snapshot.summary.panic),
-            Pick::Nothing if alone && call.shared.panic_enabled() => {
-                (last_resort(&snapshot, call.tried, call.rng), true)
-            }
-            _ => (None, false),
-        };
-        let Some(candidate) = candidate else {
-            let wait = info.wait_for_ready().unwrap_or(false);
-            return if may_help(&snapshot, wait) {
-                Choice::Later
-            } else {
-                Choice::Never
+    /// Picks endpoints until one takes the request, one is not ready yet, or none is left. `alone`:
+    /// no other endpoint is about to become ready for this call.
+    #[inline]
+    fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S, S::Future> {
+        let snapshot = self.shared.load();
+        let mut races = 0;
+        loop {
+            let request = self.request.as_ref().expect("polled after completion");
+            let info = self.track.request(request);
+            let tried = self.tried.as_deref().unwrap_or(Tried::NOTHING);
+            let mut context = PickContext::new(&mut self.rng)
+                .with_request(info)
+                .with_tried(tried)
+                .with_ejections_ignored(snapshot.summary.panic)
+                .with_hash(self.hash);
+            let pick = snapshot.picker.pick(&mut context);
+            self.hash = context.hash();
+            let (candidate, ignore_ejections) = match pick {
+                Pick::Endpoint(slot) => {
+                    (snapshot.candidates.all().get(slot), snapshot.summary.panic)
+                }
+                Pick::Nothing if alone && self.shared.panic_enabled() => {
+                    (last_resort(&snapshot, tried, &mut self.rng), true)
+                }
+                _ => (None, false),
             };
-        };
-        let service = snapshot
-            .services
-            .get(candidate.slot())
-            .and_then(Option::as_ref);
-        let (Some(service), Some(claim)) = (service, candidate.claim(ignore_ejections)) else {
-            races += 1;
-            if races > MAX_RACES {
-                // A picker that names endpoints which cannot be used would be asked for ever.
-                return Choice::Later;
-            }
-            continue;
-        };
-        let mut service = service.clone();
-        match service.poll_ready(cx) {
-            Poll::Ready(Ok(())) => return Choice::Ready(service, claim),
-            Poll::Ready(Err(error)) => {
-                call.tried.insert(candidate.connection());
-                call.shared.not_ready(claim, error.into());
-            }
-            Poll::Pending => {
-                call.tried.insert(candidate.connection());
-                return Choice::Pending(Held { service, claim });
+            let Some(candidate) = candidate else {
+                return nothing(&snapshot, &info);
+            };
+            // The clone first: claiming writes, and what is read after that would wait for it.
+            let service = snapshot.services.get(candidate.slot()).cloned().flatten();
+            let claim = candidate.claim(ignore_ejections);
+            let (Some(mut service), Some(claim)) = (service, claim) else {
+                races += 1;
+                if races > MAX_RACES {
+                    // A picker that names endpoints which cannot be used would be asked for ever.
+                    return nothing(&snapshot, &info);
+                }
+                continue;
+            };
+            match service.poll_ready(cx) {
+                Poll::Ready(Ok(())) => {
+                    return Choice::Called(self.dispatch(&mut service, claim));
+                }
+                Poll::Ready(Err(error)) => {
+                    self.tried
+                        .get_or_insert_default()
+                        .insert(candidate.connection());
+                    self.shared.not_ready(claim, error.into());
+                }
+                Poll::Pending => {
+                    self.tried
+                        .get_or_insert_default()
+                        .insert(candidate.connection());
+                    return Choice::Pending(Held { service, claim });
+                }
             }
         }
     }
@@ -350,6 +352,7 @@ where
 
 /// When the policy has nothing left, an ejected endpoint is better than a failed call: what panic
 /// mode says, without waiting for the control plane to say it.
+#[cold]
 fn last_resort<'a, S>(
     snapshot: &'a Snapshot<S>,
     tried: &Tried,
@@ -361,6 +364,16 @@ fn last_resort<'a, S>(
         .iter()
         .chain(&all[..start])
         .find(|c| c.is_connected() && !tried.contains(c.connection()))
+}
+
+/// What to do when this snapshot has no endpoint for the call.
+#[cold]
+fn nothing<S, C, F>(snapshot: &Snapshot<S>, info: &RequestInfo<'_>) -> Choice<C, F> {
+    if may_help(snapshot, info.wait_for_ready().unwrap_or(false)) {
+        Choice::Later
+    } else {
+        Choice::Never
+    }
 }
 
 /// Whether a later snapshot may have an endpoint for a call that found none in this one.
@@ -415,8 +428,8 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("tried", &self.tried)
-            .field("redispatches", &self.redispatches)
+            .field("tried", &self.call.tried)
+            .field("redispatches", &self.call.redispatches)
             .finish_non_exhaustive()
     }
 }

@@ -12,6 +12,7 @@ use std::sync::{Arc, Weak};
 use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::coop::consume_budget;
 use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -69,7 +70,7 @@ pub(crate) fn launch<C: Connector>(
     let driver = Driver {
         connect_timeout: launch.settings.connect_timeout,
         cluster: Cluster::new(launch.settings, Some(on_change)),
-        connector: launch.connector,
+        connector: Arc::new(launch.connector),
         policy: launch.policy,
         services: HashMap::new(),
         dials: JoinSet::new(),
@@ -84,7 +85,7 @@ pub(crate) fn launch<C: Connector>(
 
 struct Driver<C: Connector> {
     cluster: Cluster,
-    connector: C,
+    connector: Arc<C>,
     connect_timeout: std::time::Duration,
     policy: Arc<dyn Policy>,
     /// The connected services by the endpoint's key, with their connection.
@@ -151,6 +152,8 @@ impl<C: Connector> Driver<C> {
             };
             self.step(event);
             self.drain(&mut discovery, &mut ends, &mut changes);
+            // A source that never pauses must not keep the thread from all others.
+            consume_budget().await;
         }
     }
 
@@ -174,15 +177,30 @@ impl<C: Connector> Driver<C> {
         }
         // A later state says all that an earlier one said.
         let mut latest = None;
+        let mut failed = None;
+        let mut ended = false;
         for _ in 0..MAX_BATCH {
             match next(discovery).now_or_never() {
-                Some(Some(Ok(update))) => latest = Some(update),
-                Some(Some(Err(error))) => self.step(Event::DiscoveryFailed(error)),
-                Some(None) | None => break,
+                Some(Some(Ok(update))) => {
+                    latest = Some(update);
+                    failed = None;
+                }
+                Some(Some(Err(error))) => failed = Some(error),
+                Some(None) => {
+                    ended = true;
+                    break;
+                }
+                None => break,
             }
         }
         if let Some(update) = latest {
             self.step(Event::Update(update));
+        }
+        if let Some(error) = failed {
+            self.step(Event::DiscoveryFailed(error));
+        }
+        if ended {
+            self.step(Event::DiscoveryEnded);
         }
     }
 
@@ -201,9 +219,12 @@ impl<C: Connector> Driver<C> {
                 } => {
                     let key = subchannel.key();
                     let events = ConnectionEvents::new(subchannel, connection, self.inbox.clone());
-                    let dial = self.connector.connect(&endpoint, events.clone());
+                    let connector = self.connector.clone();
+                    let told = events.clone();
                     let limit = self.connect_timeout;
                     let task = self.dials.spawn(async move {
+                        // In here, so that a connector which panics fails this dial only.
+                        let dial = async { connector.connect(&endpoint, told).await };
                         match timeout(limit, dial).await {
                             Ok(result) => result.map_err(Into::into),
                             Err(_) => {
@@ -229,6 +250,8 @@ impl<C: Connector> Driver<C> {
                     self.services.remove(&key);
                     if let Some(task) = self.dialing.remove(&key) {
                         task.abort();
+                        // It may have ended already, well, with a service that nobody wants.
+                        self.tasks.remove(&task.id());
                     }
                 }
             }
@@ -337,7 +360,7 @@ fn read(item: Option<Result<Update, BoxError>>) -> Event {
     match item {
         Some(Ok(update)) => Event::Update(update),
         Some(Err(error)) => Event::DiscoveryFailed(error),
-        None => Event::Tick,
+        None => Event::DiscoveryEnded,
     }
 }
 

@@ -53,7 +53,9 @@ impl Default for Settings {
 
 impl Settings {
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        self.backoff.validate()?;
+        if let Some(mistake) = self.backoff.mistake() {
+            return Err(Error::config("backoff", mistake));
+        }
         self.ejection.validate()?;
         if self.connect_timeout.is_zero() {
             return Err(Error::config("connect_timeout", "is zero"));

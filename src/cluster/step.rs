@@ -27,6 +27,8 @@ pub(crate) enum Event {
     Update(Update),
     /// The source of endpoints failed; its last state stands.
     DiscoveryFailed(BoxError),
+    /// The source of endpoints will say nothing more; its last state stands.
+    DiscoveryEnded,
     /// The dial for this connection ended.
     Dialed {
         key: u64,
@@ -35,7 +37,7 @@ pub(crate) enum Event {
     },
     /// A connection ended or is about to.
     Ended(Ended),
-    /// An endpoint was ejected or came back.
+    /// An endpoint was ejected, came back, or may be probed again.
     Health { key: u64, change: Change },
     /// Time passed.
     Tick,
@@ -117,6 +119,11 @@ impl Cluster {
                 warn!(%error, "the source of endpoints failed; the last state stands");
                 self.discovery_error = Some(error);
                 self.dirty = true;
+            }
+            // A source that ends without a word has named the empty set: else calls wait for ever.
+            Event::DiscoveryEnded => {
+                self.dirty |= !self.resolved;
+                self.resolved = true;
             }
             Event::Dialed {
                 key,
@@ -376,6 +383,12 @@ impl Cluster {
                 self.last_error = Some(error.clone());
                 entry.failed(error, backoff, &mut self.rng, now)
             }
+            End::BackOff(error) => {
+                let error: Arc<str> = describe(&*error).into();
+                warn!(endpoint = %entry.endpoint.id(), %error, "the server asks to be left alone");
+                self.last_error = Some(error.clone());
+                entry.asked_to_back_off(error, backoff, &mut self.rng, now)
+            }
         };
         self.dial_queue.insert((due, ended.key));
         self.effects.push(Effect::Disconnect { key: ended.key });
@@ -392,10 +405,13 @@ impl Cluster {
                 self.ejection_ends.insert((until, key));
                 warn!(endpoint = %entry.endpoint.id(), seconds = (until - now).as_secs_f64(), "ejected: too many failures in a row");
             }
+            // Out again already, and that word came first: it is the newer one.
+            Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
             Change::Readmitted => {
                 entry.readmit(now);
                 info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");
             }
+            Change::ProbeReturned => {}
         }
     }
 
@@ -412,3 +428,6 @@ impl Cluster {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

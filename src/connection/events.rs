@@ -16,6 +16,8 @@ pub(crate) enum End {
     Closed(Option<BoxError>),
     /// Its service failed to become ready for a call.
     NotReady(BoxError),
+    /// The peer takes no new calls and wants to be left alone for a while.
+    BackOff(BoxError),
 }
 
 /// The end of a connection, as the control plane hears of it.
@@ -75,6 +77,12 @@ impl ConnectionEvents {
     /// under way finish on this connection.
     pub fn draining(&self) {
         self.end(End::Draining);
+    }
+
+    /// The peer takes no new calls and asks for a pause: as [`draining`](Self::draining), but the
+    /// endpoint is dialled anew only after the backoff, and counts as failing until then.
+    pub fn back_off(&self, why: impl Into<BoxError>) {
+        self.end(End::BackOff(why.into()));
     }
 
     /// The connection is gone.

@@ -150,3 +150,80 @@ fn collect<E: Into<Endpoint>>(
 fn lock(shared: &Mutex<State>) -> MutexGuard<'_, State> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn poll(updates: &mut Updates, woken: &Arc<Woken>) -> Option<Vec<String>> {
+        let waker = Waker::from(woken.clone());
+        match Pin::new(updates).poll_next(&mut Context::from_waker(&waker)) {
+            Poll::Pending => None,
+            Poll::Ready(item) => {
+                let update = item
+                    .expect("a handle's states do not end")
+                    .expect("nor err");
+                let ids = update.endpoints().iter();
+                Some(ids.map(|endpoint| endpoint.id().to_string()).collect())
+            }
+        }
+    }
+
+    #[test]
+    fn changes_between_two_reads_are_one_state_and_one_wake() {
+        let (handle, mut updates) = Handle::new(["a"]).unwrap();
+        let woken = Arc::new(Woken::default());
+        assert_eq!(poll(&mut updates, &woken).unwrap(), ["a"]);
+        assert_eq!(poll(&mut updates, &woken), None, "nothing new");
+        for n in 0..10 {
+            handle.insert(format!("b{n}")).unwrap();
+        }
+        for n in 1..10 {
+            assert!(handle.remove(&format!("b{n}")));
+        }
+        assert_eq!(
+            woken.0.load(Ordering::SeqCst),
+            1,
+            "the reader is woken once"
+        );
+        assert_eq!(poll(&mut updates, &woken).unwrap(), ["a", "b0"]);
+        assert_eq!(poll(&mut updates, &woken), None);
+    }
+
+    #[test]
+    fn the_reader_that_came_last_is_woken() {
+        let (handle, mut updates) = Handle::new([] as [&str; 0]).unwrap();
+        let [first, second] = [Arc::new(Woken::default()), Arc::new(Woken::default())];
+        assert_eq!(poll(&mut updates, &first).unwrap(), [] as [&str; 0]);
+        assert_eq!(poll(&mut updates, &first), None);
+        assert_eq!(poll(&mut updates, &second), None);
+        handle.insert("a").unwrap();
+        let wakes = [first, second].map(|woken| woken.0.load(Ordering::SeqCst));
+        assert_eq!(wakes, [0, 1]);
+    }
+
+    #[test]
+    fn a_refused_change_leaves_the_set_and_the_reader_alone() {
+        let (handle, mut updates) = Handle::new(["a"]).unwrap();
+        let woken = Arc::new(Woken::default());
+        poll(&mut updates, &woken);
+        assert_eq!(poll(&mut updates, &woken), None);
+        handle.insert("").unwrap_err();
+        handle.replace(["b", "b"]).unwrap_err();
+        assert_eq!(woken.0.load(Ordering::SeqCst), 0);
+        assert_eq!(handle.endpoints().len(), 1);
+        assert_eq!(poll(&mut updates, &woken), None);
+    }
+}

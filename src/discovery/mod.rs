@@ -13,7 +13,7 @@
 mod discover;
 mod handle;
 
-pub use discover::{Discovered, from_discover};
+pub use discover::{DiscoverUpdates, from_discover};
 pub use handle::{Handle, Updates};
 
 use std::collections::HashSet;

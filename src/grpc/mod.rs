@@ -13,6 +13,7 @@ pub mod http2;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
+pub mod wrap;
 
 pub use body::ResponseBody;
 pub use builder::{Builder, Own, Source};

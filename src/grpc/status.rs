@@ -73,6 +73,13 @@ fn error_code(error: &(dyn StdError + 'static)) -> Code {
         if let Some(status) = cause.downcast_ref::<Status>() {
             return status.code();
         }
+        // What tonic's own channels say.
+        if cause.is::<tonic::ConnectError>() {
+            return Code::Unavailable;
+        }
+        if cause.is::<tonic::TimeoutExpired>() {
+            return Code::DeadlineExceeded;
+        }
         if let Some(h2) = cause.downcast_ref::<h2::Error>() {
             return match h2.reason() {
                 Some(h2::Reason::REFUSED_STREAM) => Code::Unavailable,

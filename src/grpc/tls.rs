@@ -142,11 +142,7 @@ impl Tls {
 
 #[cfg_attr(
     not(any(feature = "tls-native-roots", feature = "tls-webpki-roots")),
-    expect(
-        clippy::unnecessary_wraps,
-        clippy::ptr_arg,
-        reason = "there are no roots to add"
-    )
+    expect(clippy::unnecessary_wraps, reason = "there are no roots to add")
 )]
 fn add_enabled_roots(roots: &mut RootCertStore) -> Result<(), Error> {
     #[cfg(feature = "tls-native-roots")]
@@ -205,11 +201,6 @@ pub(in crate::grpc) struct TlsConnector {
 }
 
 impl TlsConnector {
-    /// With the roots that the features bring, if they bring any.
-    pub(in crate::grpc) fn by_features() -> Option<Self> {
-        Tls::new().build().ok()
-    }
-
     pub(in crate::grpc) async fn connect<T>(
         &self,
         host: &str,

@@ -43,7 +43,7 @@ impl Gate {
     /// Whether the endpoint is in full use.
     #[inline]
     pub fn is_open(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == OPEN
+        self.0.load(Ordering::Acquire) == OPEN
     }
 
     /// Lets a call in, or refuses it. At most one call at a time holds [`Entry::Probe`], and it owes

@@ -28,6 +28,9 @@ pub enum Change {
     Ejected,
     /// Its probing call went well: it is back.
     Readmitted,
+    /// Its probing call said nothing: the next call may probe. A set of candidates that was made
+    /// while the probe was under way does not offer the endpoint, and calls may be waiting for it.
+    ProbeReturned,
 }
 
 /// The health record of one endpoint.
@@ -68,10 +71,7 @@ impl Health {
             (Outcome::Failure, Entry::Normal) => self.count_failure(rules),
             (Outcome::Success, Entry::Probe) => self.pass_probe(rules),
             (Outcome::Failure, Entry::Probe) => self.gate.fail_probe().then_some(Change::Ejected),
-            (_, Entry::Probe) => {
-                self.gate.return_probe();
-                None
-            }
+            (_, Entry::Probe) => self.gate.return_probe().then_some(Change::ProbeReturned),
             _ => None,
         }
     }
@@ -79,10 +79,10 @@ impl Health {
     /// The probing call has shown that the endpoint works, though it is not over yet: a stream must
     /// not keep its endpoint out for as long as it lives.
     pub fn pass_probe(&self, rules: &Ejections) -> Option<Change> {
+        self.consecutive_failures.swap(0, Ordering::Relaxed);
         if !self.gate.pass_probe() {
             return None;
         }
-        self.consecutive_failures.store(0, Ordering::Relaxed);
         rules.release();
         Some(Change::Readmitted)
     }
@@ -101,8 +101,11 @@ impl Health {
 
     #[cold]
     fn count_failure(&self, rules: &Ejections) -> Option<Change> {
+        if !self.gate.is_open() {
+            return None;
+        }
         let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures < rules.threshold() || !self.gate.is_open() || !rules.reserve() {
+        if failures < rules.threshold() || !rules.reserve() {
             return None;
         }
         if self.gate.eject() {

@@ -1,15 +1,22 @@
-use crate::math::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::math::atomic::{AtomicU64, Ordering};
 
 /// Counts the calls of one endpoint: those under way, those started and those that failed.
 ///
 /// A call is under way from the pick to the *end* of its response, trailers included, so that a
 /// stream weighs as long as it lives. Nothing here orders other memory, so all accesses are relaxed.
+///
+/// Every call writes here, and an atomic write costs as much as a pick. So calls under way and calls
+/// started share a word: room for 2^24 at once, and for 2^40 before the count starts over.
 #[derive(Debug, Default)]
 pub struct InFlight {
-    current: AtomicU32,
-    started: AtomicU64,
+    /// Under way in the low bits, started in the high ones.
+    calls: AtomicU64,
     failed: AtomicU64,
 }
+
+const CURRENT_BITS: u32 = 24;
+const CURRENT: u64 = 1;
+const STARTED: u64 = 1 << CURRENT_BITS;
 
 impl InFlight {
     /// Nothing under way.
@@ -20,14 +27,13 @@ impl InFlight {
     /// A call begins.
     #[inline]
     pub fn begin(&self) {
-        self.current.fetch_add(1, Ordering::Relaxed);
-        self.started.fetch_add(1, Ordering::Relaxed);
+        self.calls.fetch_add(STARTED + CURRENT, Ordering::Relaxed);
     }
 
     /// A call that began ends.
     #[inline]
     pub fn end(&self, failed: bool) {
-        self.current.fetch_sub(1, Ordering::Relaxed);
+        self.calls.fetch_sub(CURRENT, Ordering::Relaxed);
         if failed {
             self.failed.fetch_add(1, Ordering::Relaxed);
         }
@@ -36,19 +42,18 @@ impl InFlight {
     /// Takes back a call that never reached the endpoint: it no longer counts as started.
     #[inline]
     pub fn take_back(&self) {
-        self.current.fetch_sub(1, Ordering::Relaxed);
-        self.started.fetch_sub(1, Ordering::Relaxed);
+        self.calls.fetch_sub(STARTED + CURRENT, Ordering::Relaxed);
     }
 
     /// Calls under way.
     #[inline]
     pub fn current(&self) -> u32 {
-        self.current.load(Ordering::Relaxed)
+        (self.calls.load(Ordering::Relaxed) & (STARTED - 1)) as u32
     }
 
     /// Calls that were ever sent here.
     pub fn started(&self) -> u64 {
-        self.started.load(Ordering::Relaxed)
+        self.calls.load(Ordering::Relaxed) >> CURRENT_BITS
     }
 
     /// Calls that failed.

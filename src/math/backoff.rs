@@ -5,7 +5,6 @@
 
 use std::time::Duration;
 
-use crate::error::Error;
 use crate::math::Rng;
 
 /// How long to wait before the next attempt to connect.
@@ -84,27 +83,19 @@ impl Backoff {
         Duration::try_from_secs_f64(capped * jitter).unwrap_or(self.max)
     }
 
-    /// Refuses what would dial without pause or not at all.
-    pub(crate) fn validate(&self) -> Result<(), Error> {
+    /// What would dial without pause or not at all, if anything.
+    pub(crate) fn mistake(&self) -> Option<&'static str> {
         if self.base.is_zero() {
-            return Err(Error::config("backoff", "the base delay is zero"));
+            Some("the base delay is zero")
+        } else if self.max < self.base {
+            Some("the maximum is less than the base delay")
+        } else if !(self.multiplier >= 1.0 && self.multiplier.is_finite()) {
+            Some("the multiplier is not at least 1")
+        } else if !(0.0..=1.0).contains(&self.jitter) {
+            Some("the jitter is not between 0 and 1")
+        } else {
+            None
         }
-        if self.max < self.base {
-            return Err(Error::config(
-                "backoff",
-                "the maximum is less than the base delay",
-            ));
-        }
-        if !(self.multiplier >= 1.0 && self.multiplier.is_finite()) {
-            return Err(Error::config("backoff", "the multiplier is not at least 1"));
-        }
-        if !(0.0..=1.0).contains(&self.jitter) {
-            return Err(Error::config(
-                "backoff",
-                "the jitter is not between 0 and 1",
-            ));
-        }
-        Ok(())
     }
 }
 
@@ -147,9 +138,9 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn nonsense_is_a_mistake() {
         let good = Backoff::default();
-        assert!(good.validate().is_ok());
+        assert_eq!(good.mistake(), None);
         for bad in [
             good.with_base(Duration::ZERO),
             good.with_max(Duration::from_millis(1)),
@@ -157,7 +148,7 @@ mod tests {
             good.with_multiplier(f64::NAN),
             good.with_jitter(1.5),
         ] {
-            assert_eq!(bad.validate().unwrap_err().field(), Some("backoff"));
+            assert!(bad.mistake().is_some(), "{bad:?} cannot be used");
         }
     }
 }

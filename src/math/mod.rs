@@ -3,7 +3,9 @@
 
 pub(crate) mod atomic;
 pub mod backoff;
+pub mod ring;
 pub mod rng;
 
 pub use backoff::Backoff;
+pub use ring::Ring;
 pub use rng::Rng;

@@ -6,6 +6,7 @@ use crate::health::{Change, Ejection, Ejections, Entry, Health};
 use crate::load::InFlight;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::Outcome;
+use crate::policy::Claim;
 
 /// Called when a call's end changes the health of the endpoint with this key.
 pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
@@ -13,8 +14,11 @@ pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
 /// The live record of one endpoint: its load, its health and which connection is up. It stays the
 /// same through all sets of candidates for as long as the endpoint is known.
 ///
-/// What a call touches is at the front, on one cache line.
-#[repr(C, align(64))]
+/// What a call touches is at the front, next to the counts of the `Arc` around this; what it does not
+/// touch comes after, enough of it that the fronts of two endpoints are never on one cache line. Aligned
+/// to a line it would take two for each call and twice the room, and ten thousand endpoints would not
+/// fit into a core's own cache.
+#[repr(C)]
 pub struct Subchannel {
     connection: AtomicU64,
     load: InFlight,
@@ -78,7 +82,9 @@ impl Subchannel {
     /// start: the failures in a row are forgotten.
     pub fn connected(&self, connection: u64) {
         self.health.clear_failures();
-        self.connection.store(connection, Ordering::SeqCst);
+        // A swap and not a store, though nobody reads the old value: it costs no more, and loom does
+        // not order a plain store against the compare-exchange of `disconnected`.
+        self.connection.swap(connection, Ordering::SeqCst);
     }
 
     /// Connection `connection` has ended: from here on no pick names it. Nothing happens if another
@@ -91,8 +97,25 @@ impl Subchannel {
                 .is_ok()
     }
 
-    fn tell(&self, change: Option<Change>) {
-        if let (Some(change), Some(on_change)) = (change, &self.on_change) {
+    /// Judges the end of a call that came in by `entry`.
+    #[inline]
+    pub(super) fn record(&self, outcome: Outcome, entry: Entry) {
+        if let Some(change) = self.health.record(outcome, entry, &self.rules) {
+            self.tell(change);
+        }
+    }
+
+    /// The probing call has shown that the endpoint works.
+    #[cold]
+    pub(super) fn pass_probe(&self) {
+        if let Some(change) = self.health.pass_probe(&self.rules) {
+            self.tell(change);
+        }
+    }
+
+    #[cold]
+    fn tell(&self, change: Change) {
+        if let Some(on_change) = &self.on_change {
             on_change(self.key, change);
         }
     }
@@ -120,7 +143,8 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected).
+    /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected; under
+    /// 2^60).
     pub fn new(
         slot: usize,
         endpoint: Endpoint,
@@ -187,101 +211,7 @@ impl Candidate {
             None => return None,
         };
         self.subchannel.load.begin();
-        Some(Claim {
-            subchannel: self.subchannel.clone(),
-            connection: self.connection,
-            entry,
-            if_dropped: None,
-        })
-    }
-}
-
-/// A call that an endpoint was chosen for. Gives the load back when it ends, in whatever way.
-///
-/// Dropped without a word, it is as if it had never been; once [`sent`](Self::sent), it counts as
-/// [`Outcome::Ignored`], or as [`judged`](Self::judged) said.
-#[derive(Debug)]
-#[must_use = "dropping a claim ends the call"]
-pub struct Claim {
-    subchannel: Arc<Subchannel>,
-    connection: u64,
-    entry: Entry,
-    /// `None`: the endpoint has not seen the call.
-    if_dropped: Option<Outcome>,
-}
-
-impl Claim {
-    /// The endpoint that took the call.
-    pub fn endpoint(&self) -> &EndpointId {
-        &self.subchannel.id
-    }
-
-    /// The connection that the call goes by.
-    pub fn connection(&self) -> u64 {
-        self.connection
-    }
-
-    /// The endpoint has the request.
-    #[inline]
-    pub fn sent(&mut self) {
-        self.if_dropped = Some(Outcome::Ignored);
-    }
-
-    /// The response has begun to carry data. For a probing call that is proof enough.
-    #[inline]
-    pub fn progressed(&mut self) {
-        if self.entry == Entry::Probe {
-            self.entry = Entry::Normal;
-            let subchannel = &self.subchannel;
-            subchannel.tell(subchannel.health.pass_probe(&subchannel.rules));
-        }
-    }
-
-    /// The outcome is known though the response goes on: it counts even if the claim is dropped.
-    pub fn judged(&mut self, outcome: Outcome) {
-        self.if_dropped = Some(outcome);
-    }
-
-    /// The call ended.
-    #[inline]
-    pub fn finish(mut self, outcome: Outcome) {
-        self.if_dropped = Some(outcome);
-    }
-
-    /// The endpoint handed the call back unprocessed: it is as if it had never been.
-    pub fn take_back(mut self) {
-        self.if_dropped = None;
-    }
-
-    /// The endpoint's service broke before it took the call. Returns the endpoint's key if nobody
-    /// else has noticed yet.
-    pub(crate) fn not_ready(self) -> Option<u64> {
-        let subchannel = &self.subchannel;
-        subchannel
-            .disconnected(self.connection)
-            .then_some(subchannel.key)
-    }
-}
-
-impl Drop for Claim {
-    #[inline]
-    fn drop(&mut self) {
-        let subchannel = &self.subchannel;
-        let outcome = match self.if_dropped {
-            Some(outcome) => {
-                subchannel.load.end(outcome.is_failed());
-                outcome
-            }
-            None => {
-                subchannel.load.take_back();
-                Outcome::Ignored
-            }
-        };
-        subchannel.tell(
-            subchannel
-                .health
-                .record(outcome, self.entry, &subchannel.rules),
-        );
+        Some(Claim::new(self.subchannel.clone(), self.connection, entry))
     }
 }
 

@@ -26,6 +26,7 @@ pub struct PickContext<'a> {
 
 impl<'a> PickContext<'a> {
     /// A first try of a request that says nothing.
+    #[inline]
     pub fn new(rng: &'a mut Rng) -> Self {
         Self {
             rng,
@@ -37,6 +38,7 @@ impl<'a> PickContext<'a> {
     }
 
     /// Adds what the request says.
+    #[inline]
     #[must_use]
     pub fn with_request(mut self, request: RequestInfo<'a>) -> Self {
         self.request = request;
@@ -44,6 +46,7 @@ impl<'a> PickContext<'a> {
     }
 
     /// Adds the connections that this call has tried.
+    #[inline]
     #[must_use]
     pub fn with_tried(mut self, tried: &'a Tried) -> Self {
         self.tried = Some(tried);
@@ -52,6 +55,7 @@ impl<'a> PickContext<'a> {
 
     /// Whether ejected endpoints count as usable: the panic mode of
     /// [`health::panic_mode`](crate::health::panic_mode).
+    #[inline]
     #[must_use]
     pub fn with_ejections_ignored(mut self, ignored: bool) -> Self {
         self.ignore_ejections = ignored;
@@ -86,11 +90,13 @@ impl<'a> PickContext<'a> {
     }
 
     /// The hash that [`hash_with`](Self::hash_with) found, to carry it to the call's next try.
+    #[inline]
     pub fn hash(&self) -> Option<u64> {
         self.hash
     }
 
     /// Sets the hash that an earlier try found.
+    #[inline]
     #[must_use]
     pub fn with_hash(mut self, hash: Option<u64>) -> Self {
         self.hash = hash;
@@ -108,7 +114,14 @@ pub struct Tried {
 }
 
 impl Tried {
+    /// Nothing tried, for whom it is not worth one of its own.
+    pub(crate) const NOTHING: &Self = &Self {
+        connections: [0; 8],
+        count: 0,
+    };
+
     /// Nothing tried.
+    #[inline]
     pub fn new() -> Self {
         Self::default()
     }

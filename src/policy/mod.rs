@@ -49,15 +49,20 @@
 //! ```
 
 mod candidate;
+mod claim;
 mod context;
 mod draw;
+mod forwarded;
+mod ip_hash;
 mod least_request;
 mod random;
 mod round_robin;
 
 pub(crate) use candidate::OnChange;
-pub use candidate::{Candidate, Candidates, Claim, Subchannel};
+pub use candidate::{Candidate, Candidates, Subchannel};
+pub use claim::Claim;
 pub use context::{Pick, PickContext, Tried};
+pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
 pub use random::Random;
 pub use round_robin::RoundRobin;
@@ -77,7 +82,7 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     ///
     /// `previous` is the picker that this one replaces, if this policy built it: what must carry
     /// over (a position, a table that is still right) can be taken from there by
-    /// [downcasting](dyn Picker::downcast_ref).
+    /// `downcast_ref`.
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
 }
 

@@ -23,12 +23,13 @@ use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 /// use evenkeel::math::Rng;
 /// use evenkeel::policy::{Candidates, Pick, PickContext, Policy, Random};
 ///
-/// let picker = Random.build(&Candidates::connected(["a:1", "b:1"]), None);
+/// let picker = Random::default().build(&Candidates::connected(["a:1", "b:1"]), None);
 /// let mut rng = Rng::new(7);
 /// assert_ne!(picker.pick(&mut PickContext::new(&mut rng)), Pick::Nothing);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Random;
+#[non_exhaustive]
+pub struct Random {}
 
 impl Policy for Random {
     fn name(&self) -> &'static str {

@@ -32,7 +32,7 @@ use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 /// use evenkeel::math::Rng;
 /// use evenkeel::policy::{Candidates, Pick, PickContext, Policy, RoundRobin};
 ///
-/// let picker = RoundRobin.build(&Candidates::connected(["a:1", "b:1", "c:1"]), None);
+/// let picker = RoundRobin::default().build(&Candidates::connected(["a:1", "b:1", "c:1"]), None);
 /// let mut rng = Rng::new(7);
 /// let mut calls = [0; 3];
 /// for _ in 0..300 {
@@ -43,7 +43,8 @@ use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 /// assert_eq!(calls, [100, 100, 100]);
 /// ```
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct RoundRobin;
+#[non_exhaustive]
+pub struct RoundRobin {}
 
 impl Policy for RoundRobin {
     fn name(&self) -> &'static str {
@@ -144,10 +145,10 @@ mod tests {
     fn a_new_set_goes_on_where_the_old_one_was() {
         let mut rng = Rng::new(1);
         let candidates = Candidates::connected(["a", "b", "c", "d"]);
-        let mut picker = RoundRobin.build(&candidates, None);
+        let mut picker = RoundRobin::default().build(&candidates, None);
         let first = pick(&*picker, &mut rng);
         for step in 1..20 {
-            picker = RoundRobin.build(&candidates, Some(&*picker));
+            picker = RoundRobin::default().build(&candidates, Some(&*picker));
             assert_eq!(
                 pick(&*picker, &mut rng),
                 (first + step) % 4,
@@ -161,7 +162,7 @@ mod tests {
         let candidates = Candidates::connected(["a", "b", "c", "d"]);
         let mut first = [0_i32; 4];
         for client in 0..4000 {
-            let picker = RoundRobin.build(&candidates, None);
+            let picker = RoundRobin::default().build(&candidates, None);
             first[pick(&*picker, &mut Rng::stream(5, client))] += 1;
         }
         // 1,000 each expected, standard deviation sqrt(4000 * 1/4 * 3/4) = 27; five of them.
@@ -175,7 +176,7 @@ mod tests {
     fn the_share_of_a_lost_endpoint_is_spread_over_all_others() {
         let mut rng = Rng::new(3);
         let candidates = Candidates::connected(["a", "b", "c", "d", "e"]);
-        let picker = RoundRobin.build(&candidates, None);
+        let picker = RoundRobin::default().build(&candidates, None);
         for lost in [1, 2] {
             candidates.all()[lost]
                 .subchannel()

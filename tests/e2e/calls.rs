@@ -26,7 +26,7 @@ async fn round_robin_gives_each_server_its_exact_share() {
     let servers = ["a", "b", "c"].map(|name| TestServer::start(name, Behaviour::prompt()));
     let channel = Channel::builder()
         .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     let mut client = DemoClient::new(channel.clone());

@@ -14,7 +14,10 @@ use crate::support::{Behaviour, TestServer, eventually, within};
 fn channel(endpoints: Vec<Endpoint>) -> (Handle, Channel) {
     let (handle, updates) = Handle::new(endpoints).unwrap();
     let builder = Channel::builder().discovery(updates);
-    (handle, builder.policy(RoundRobin).build().unwrap())
+    (
+        handle,
+        builder.policy(RoundRobin::default()).build().unwrap(),
+    )
 }
 
 /// Who answers nine calls in a row; none may fail.

@@ -1,4 +1,5 @@
 //! Real tonic servers on loopback behind one `Channel`, called by a generated client.
+#![cfg(feature = "grpc")]
 
 #[path = "../support/mod.rs"]
 pub mod support;

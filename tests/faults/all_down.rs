@@ -21,7 +21,7 @@ const FAST: Duration = Duration::from_millis(50);
 fn channel(servers: &[TestServer]) -> Channel {
     Channel::builder()
         .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .backoff(prompt_backoff())
         .build()
         .unwrap()

@@ -38,8 +38,8 @@ async fn with_dead(dead: String, first: bool, policy: impl evenkeel::policy::Pol
 async fn no_call_fails_for_an_endpoint_that_refuses() {
     let _turn = turn().await;
     let dead = RefusedPort::reserve();
-    with_dead(dead.uri(), true, RoundRobin).await;
-    with_dead(dead.uri(), false, Random).await;
+    with_dead(dead.uri(), true, RoundRobin::default()).await;
+    with_dead(dead.uri(), false, Random::default()).await;
 }
 
 /// The handshake of such an endpoint never ends, but does not fail either.
@@ -47,7 +47,7 @@ async fn no_call_fails_for_an_endpoint_that_refuses() {
 async fn no_call_fails_or_waits_for_an_endpoint_that_accepts_and_says_nothing() {
     let _turn = turn().await;
     let dead = SilentListener::start();
-    with_dead(dead.uri(), true, RoundRobin).await;
+    with_dead(dead.uri(), true, RoundRobin::default()).await;
     assert_eq!(
         dead.accepted(),
         1,

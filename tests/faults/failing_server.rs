@@ -46,7 +46,7 @@ fn ejections(channel: &Channel, server: &TestServer) -> u64 {
 async fn one_caller_meets_a_failing_server_as_often_as_the_threshold_says() {
     let _turn = turn().await;
     let servers = servers();
-    let channel = channel(&servers, RoundRobin, Duration::from_secs(3600));
+    let channel = channel(&servers, RoundRobin::default(), Duration::from_secs(3600));
     ready(&channel, &servers).await;
     let mut client = DemoClient::new(channel.clone());
     let mut failed = 0;
@@ -125,7 +125,7 @@ async fn many_callers(policy: impl Policy) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_callers_cost_no_more_than_what_is_in_flight() {
     let _turn = turn().await;
-    many_callers(RoundRobin).await;
+    many_callers(RoundRobin::default()).await;
 }
 
 /// By load alone, a server that fails at once is the least loaded one.

@@ -24,7 +24,7 @@ const BACK_WITHIN: Duration = Duration::from_secs(1);
 fn channel(servers: &[TestServer]) -> Channel {
     Channel::builder()
         .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .backoff(prompt_backoff())
         .build()
         .unwrap()

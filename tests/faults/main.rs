@@ -2,6 +2,7 @@
 //! and a count for each row.
 //!
 //! The rows run one at a time, since each is a load of its own and some measure time or memory.
+#![cfg(feature = "grpc")]
 
 #[path = "../support/mod.rs"]
 pub mod support;

@@ -54,7 +54,7 @@ async fn open_streams_outlive_their_endpoint() {
     let (handle, updates) = Handle::new(servers.each_ref().map(|s| s.uri())).unwrap();
     let channel = Channel::builder()
         .discovery(updates)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     ready(&channel, &servers).await;

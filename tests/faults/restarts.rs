@@ -60,7 +60,7 @@ async fn plaintext(delay: Duration) {
     let servers = ["a", "b", "c"].map(|name| TestServer::start(name, Behaviour::after(delay)));
     let channel = Channel::builder()
         .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .backoff(prompt_backoff())
         .build()
         .unwrap();

@@ -19,6 +19,14 @@ const EJECTION_DECAY: Duration = Duration::from_secs(10);
 /// delay after the last one: a server that accepts and hangs up must not be dialled in a tight loop.
 const REDIAL_FRACTION: u32 = 10;
 
+/// As far ahead as any wait goes. "No limit" is written as a time that no clock reaches, and adding
+/// that to an instant would panic.
+const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
+
+fn after(start: Instant, delay: Duration) -> Instant {
+    start + delay.min(FAR)
+}
+
 #[derive(Debug)]
 pub(super) enum Phase {
     /// For its turn, or for its backoff.
@@ -127,12 +135,35 @@ impl Entry {
         rng: &mut Rng,
         now: Instant,
     ) -> Instant {
+        let from = self.last_dial;
+        self.fail(error, from, backoff, rng, now)
+    }
+
+    /// The server wants a pause: the delay counts from now, however old the connection is.
+    pub(super) fn asked_to_back_off(
+        &mut self,
+        error: Arc<str>,
+        backoff: &Backoff,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Instant {
+        self.fail(error, now, backoff, rng, now)
+    }
+
+    fn fail(
+        &mut self,
+        error: Arc<str>,
+        from: Instant,
+        backoff: &Backoff,
+        rng: &mut Rng,
+        now: Instant,
+    ) -> Instant {
         self.forgive(backoff, now);
         let delay = backoff.delay(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
         self.failing = true;
         self.last_error = Some(error);
-        self.wait_until((self.last_dial + delay).max(now))
+        self.wait_until(after(from, delay).max(now))
     }
 
     /// A connection that was ready ended. Returns when the next dial is due: at once, unless the
@@ -145,7 +176,7 @@ impl Entry {
     ) -> Instant {
         self.failures = 0;
         self.last_error = error;
-        self.wait_until((self.last_dial + backoff.base() / REDIAL_FRACTION).max(now))
+        self.wait_until(after(self.last_dial, backoff.base() / REDIAL_FRACTION).max(now))
     }
 
     /// A connection that held is a success, and a success resets the backoff. One that broke within
@@ -170,7 +201,7 @@ impl Entry {
             self.ejected_times = self.ejected_times.saturating_sub(healthy);
         }
         self.ejected_times = self.ejected_times.saturating_add(1);
-        let until = now + rules.duration(self.ejected_times);
+        let until = after(now, rules.duration(self.ejected_times));
         let since = self.ejection.take().map_or(now, |ejection| ejection.since);
         self.ejection = Some(EjectionStatus {
             since,

@@ -1,15 +1,18 @@
-use std::error::Error as StdError;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+#[cfg(feature = "tls")]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use http::Uri;
 use http::uri::Scheme;
+use hyper::client::conn::http2::Builder;
+use hyper::rt::Executor;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use crate::connection::{ConnectionEvents, Connector};
@@ -17,9 +20,11 @@ use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
 
 use super::address::check_address;
-use super::executor::TokioTasks;
+use super::connect_error::{ConnectError, Stage};
+use super::executor::Tasks;
+use super::gauge::ConnectionGauge;
 use super::io::{ObservedIo, Refusing};
-use super::service::{Connection, Http2};
+use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
 
 #[cfg(feature = "tls")]
@@ -44,8 +49,9 @@ struct Inner {
 
 #[cfg(feature = "tls")]
 enum TlsSetting {
-    /// For `https://` only, with the roots that the features bring, if any.
-    Default(Option<TlsConnector>),
+    /// For `https://` only, with the roots that the features bring. Those are read when the first
+    /// such endpoint is dialled.
+    Default(OnceLock<TlsConnector>),
     /// For every endpoint.
     Always(TlsConnector),
 }
@@ -118,7 +124,7 @@ impl Http2Connector {
                 dial,
                 gauge: ConnectionGauge::default(),
                 #[cfg(feature = "tls")]
-                tls: TlsSetting::Default(TlsConnector::by_features()),
+                tls: TlsSetting::Default(OnceLock::new()),
             }),
         })
     }
@@ -156,20 +162,15 @@ impl Http2Connector {
     }
 }
 
-/// Not an `async fn`, so that the future does not borrow.
-fn dial<C>(mut connector: C, uri: Uri) -> impl Future<Output = Result<C::Response, BoxError>> + Send
+async fn dial<C>(mut connector: C, uri: Uri) -> Result<C::Response, BoxError>
 where
-    C: Service<Uri> + Send + 'static,
-    C::Response: Send,
-    C::Future: Send,
+    C: Service<Uri>,
     C::Error: Into<BoxError>,
 {
-    async move {
-        std::future::poll_fn(|cx| connector.poll_ready(cx))
-            .await
-            .map_err(Into::into)?;
-        connector.call(uri).await.map_err(Into::into)
-    }
+    std::future::poll_fn(|cx| connector.poll_ready(cx))
+        .await
+        .map_err(Into::into)?;
+    connector.call(uri).await.map_err(Into::into)
 }
 
 impl Connector for Http2Connector {
@@ -213,15 +214,13 @@ impl Inner {
             TlsSetting::Default(_) if uri.scheme() != Some(&Scheme::HTTPS) => {
                 return Ok((transport, false));
             }
-            TlsSetting::Default(Some(tls)) => tls,
-            TlsSetting::Default(None) => {
-                return Err(Error::config(
-                    "tls",
-                    "an https:// endpoint needs trusted certificates: set them, or enable the \
-                     feature tls-native-roots or tls-webpki-roots",
-                )
-                .into());
-            }
+            TlsSetting::Default(read) => match read.get() {
+                Some(tls) => tls,
+                None => {
+                    let tls = Tls::new().build()?;
+                    read.get_or_init(|| tls)
+                }
+            },
         };
         let secured = tls.connect(uri.host().unwrap_or_default(), transport);
         Ok((Box::new(secured.await?), true))
@@ -250,37 +249,42 @@ impl Inner {
         let refusing = Refusing::default();
         let counted = self.gauge.enter();
         let (io, settings_seen) = ObservedIo::new(transport, events, refusing.clone(), counted);
-        let (sender, connection) = self.builder().handshake(TokioIo::new(io)).await?;
-        // Until here nothing but the I/O task runs, and it ends when `sender` and `connection` do.
+        let (tasks, driver) = Tasks::new();
+        let builder = self.builder(tasks.clone());
+        let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
+        let driver = AbortOnDrop(Some(tokio::spawn(driver)));
         match settings_seen.await {
             Ok(seen) => seen?,
             Err(_) => return Err("the connection's task is gone".into()),
         }
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
-        });
         let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
         let origin = self.settings.origin.as_ref();
         let authority = origin
             .and_then(Uri::authority)
             .or(uri.authority())
             .ok_or("no authority")?;
-        Ok(Http2::new(
+        let open = Arc::new(Connection::new(
             sender,
-            Arc::new(Connection {
-                scheme: origin.and_then(Uri::scheme).unwrap_or(&scheme).clone(),
-                authority: authority.clone(),
-                refusing,
-                replay_limit_bytes: self.settings.replay_limit_bytes,
-            }),
-        ))
+            origin.and_then(Uri::scheme).unwrap_or(&scheme).clone(),
+            authority.clone(),
+            refusing,
+            self.settings.replay_limit_bytes,
+        ));
+        let retire = Retire::new(&open);
+        tasks.execute(async move {
+            let ended = connection.await;
+            drop(retire);
+            if let Err(error) = ended {
+                tracing::debug!(%error, "connection ended");
+            }
+        });
+        driver.keep();
+        Ok(Http2::new(open))
     }
 
-    fn builder(&self) -> hyper::client::conn::http2::Builder<TokioTasks> {
+    fn builder(&self, tasks: Tasks) -> Builder<Tasks> {
         let settings = &self.settings;
-        let mut builder = hyper::client::conn::http2::Builder::new(TokioTasks);
+        let mut builder = Builder::new(tasks);
         builder
             .timer(TokioTimer::new())
             .keep_alive_interval(settings.keep_alive_interval)
@@ -299,94 +303,28 @@ impl Inner {
     }
 }
 
+/// The task of a connection that is still being made. It would wait for a peer that reads nothing.
+struct AbortOnDrop(Option<JoinHandle<()>>);
+
+impl AbortOnDrop {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        if let Some(task) = &self.0 {
+            task.abort();
+        }
+    }
+}
+
 impl fmt::Debug for Http2Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Http2Connector")
             .field("settings", &self.inner.settings)
             .field("open", &self.inner.gauge.open())
             .finish_non_exhaustive()
-    }
-}
-
-/// How many connections a connector holds open, those that still finish calls included. Cheap to
-/// clone.
-#[derive(Debug, Clone, Default)]
-pub struct ConnectionGauge(Arc<AtomicUsize>);
-
-impl ConnectionGauge {
-    /// The connections that are open now.
-    pub fn open(&self) -> usize {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    pub(super) fn enter(&self) -> GaugeGuard {
-        self.0.fetch_add(1, Ordering::SeqCst);
-        GaugeGuard(self.clone())
-    }
-}
-
-/// One connection in a [`ConnectionGauge`].
-#[derive(Debug)]
-pub(super) struct GaugeGuard(ConnectionGauge);
-
-impl Drop for GaugeGuard {
-    fn drop(&mut self) {
-        self.0.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-/// Why an attempt to connect failed. The text names the address, the step and the root cause.
-#[derive(Debug)]
-pub struct ConnectError {
-    stage: Stage,
-    at: String,
-    source: BoxError,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Address,
-    Dial,
-    Tls,
-    Http2,
-}
-
-impl ConnectError {
-    fn new(stage: Stage, source: impl Into<BoxError>) -> Self {
-        Self {
-            stage,
-            at: String::new(),
-            source: source.into(),
-        }
-    }
-
-    fn at(mut self, uri: &Uri) -> Self {
-        self.at = uri.to_string();
-        self
-    }
-}
-
-impl fmt::Display for ConnectError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { at, .. } = self;
-        match self.stage {
-            Stage::Address => f.write_str("the endpoint cannot be dialled")?,
-            Stage::Dial => write!(f, "dialling {at} failed")?,
-            Stage::Tls => write!(f, "the TLS handshake with {at} failed")?,
-            Stage::Http2 => write!(f, "the HTTP/2 handshake with {at} failed")?,
-        }
-        // A balancer's message quotes this text alone, so the causes are in it.
-        let mut cause: Option<&(dyn StdError + 'static)> = Some(&*self.source);
-        while let Some(error) = cause {
-            write!(f, ": {error}")?;
-            cause = error.source();
-        }
-        Ok(())
-    }
-}
-
-impl StdError for ConnectError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
     }
 }

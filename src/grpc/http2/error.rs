@@ -6,18 +6,20 @@ use http::Request;
 use tonic::body::Body;
 
 use crate::call::Reclaim;
-use crate::error::causes;
+use crate::error::{BoxError, causes};
+use crate::grpc::wrap::NoSecondDial;
 
 /// Why a call got no response head.
 ///
 /// [`reclaim`](Reclaim::reclaim) returns the request if the server certainly did not process it.
-/// [`source`](StdError::source) is hyper's error.
+/// [`source`](StdError::source) is the error of hyper, or of tonic's channel.
 pub struct AttemptError {
     inner: Box<Inner>,
 }
 
 struct Inner {
-    error: Option<hyper::Error>,
+    /// `None`: the connection took no call.
+    error: Option<BoxError>,
     // A request's body need not be `Sync`, an error must.
     request: Mutex<Option<Request<Body>>>,
 }
@@ -28,19 +30,30 @@ impl AttemptError {
     pub(super) fn new(error: hyper::Error, request: Option<Request<Body>>) -> Self {
         Self {
             inner: Box::new(Inner {
-                error: Some(error),
+                error: Some(error.into()),
                 request: Mutex::new(request),
             }),
         }
     }
 
-    /// The connection takes no more calls.
+    /// An error of a connection that is not ours; the request is gone with it.
     #[cold]
-    pub(super) fn refusing() -> Self {
+    pub(in crate::grpc) fn foreign(error: impl Into<BoxError>) -> Self {
+        Self {
+            inner: Box::new(Inner {
+                error: Some(error.into()),
+                request: Mutex::new(None),
+            }),
+        }
+    }
+
+    /// The connection takes no more calls; `request` was not sent.
+    #[cold]
+    pub(in crate::grpc) fn refusing(request: Option<Request<Body>>) -> Self {
         Self {
             inner: Box::new(Inner {
                 error: None,
-                request: Mutex::new(None),
+                request: Mutex::new(request),
             }),
         }
     }
@@ -48,7 +61,7 @@ impl AttemptError {
     /// Whether the call died with its connection, as opposed to an error of its own stream.
     pub fn is_connection_lost(&self) -> bool {
         match &self.inner.error {
-            Some(error) => is_connection_lost(error),
+            Some(error) => is_connection_lost(&**error),
             None => true,
         }
     }
@@ -85,7 +98,7 @@ impl fmt::Display for AttemptError {
 
 impl StdError for AttemptError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.inner.error.as_ref().map(|error| error as _)
+        self.inner.error.as_deref().map(|error| error as _)
     }
 }
 
@@ -99,6 +112,9 @@ pub fn is_connection_lost(error: &(dyn StdError + 'static)) -> bool {
     for cause in causes(error) {
         if let Some(h2) = cause.downcast_ref::<h2::Error>() {
             return h2.is_go_away() || h2.is_io();
+        }
+        if cause.is::<NoSecondDial>() {
+            return true;
         }
         if let Some(attempt) = cause.downcast_ref::<AttemptError>() {
             if attempt.inner.error.is_none() {

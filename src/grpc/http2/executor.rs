@@ -1,16 +1,233 @@
+//! Where hyper's futures of one connection run: all in one task.
+//!
+//! hyper splits a connection into one future for the transport, one that takes requests, and one or
+//! two for each call, and asks an executor to run them. A task for each costs every call an
+//! allocation by the runtime and several rounds through its scheduler, often on another thread. Here
+//! a call's futures are polled by the task that read the bytes which woke them.
+
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use hyper::rt::Executor;
 
-/// Runs each of hyper's futures as a task of its own.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TokioTasks;
+/// How often the driver looks at its queue before it lets other tasks run.
+const ROUNDS: usize = 16;
 
-impl<F> Executor<F> for TokioTasks
+type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Gives futures to a [`Driver`]. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tasks {
+    queue: Arc<Queue>,
+}
+
+/// Polls the futures that came by its [`Tasks`]. It ends when none is left, and dropping it drops
+/// them all.
+pub(super) struct Driver {
+    queue: Arc<Queue>,
+    slots: Vec<Slot>,
+    vacant: Vec<usize>,
+    // Kept for their memory.
+    spawned: Vec<Spawned>,
+    woken: Vec<usize>,
+}
+
+/// A place for a future. Its waker outlives the future: a late wake costs a look, no more.
+struct Slot {
+    future: Option<Spawned>,
+    state: Arc<SlotState>,
+    waker: Waker,
+}
+
+struct SlotState {
+    queue: Arc<Queue>,
+    index: usize,
+    queued: AtomicBool,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<QueueState>,
+}
+
+#[derive(Default)]
+struct QueueState {
+    spawned: Vec<Spawned>,
+    woken: Vec<usize>,
+    driver: Option<Waker>,
+    /// The driver is at work and will look here again before it rests.
+    awake: bool,
+    closed: bool,
+}
+
+impl Tasks {
+    pub(super) fn new() -> (Self, Driver) {
+        let queue = Arc::<Queue>::default();
+        let driver = Driver {
+            queue: queue.clone(),
+            slots: Vec::new(),
+            vacant: Vec::new(),
+            spawned: Vec::new(),
+            woken: Vec::new(),
+        };
+        (Self { queue }, driver)
+    }
+}
+
+impl<F> Executor<F> for Tasks
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        tokio::spawn(future);
+        let future = Box::pin(future);
+        let mut state = self.queue.lock();
+        if state.closed {
+            // Dropped without the lock: a future's drop may wake others.
+            drop(state);
+            return;
+        }
+        state.spawned.push(future);
+        state.wake();
+    }
+}
+
+impl Queue {
+    fn lock(&self) -> MutexGuard<'_, QueueState> {
+        // Nothing that can panic runs under the lock.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl QueueState {
+    fn wake(&mut self) {
+        if !self.awake
+            && let Some(driver) = &self.driver
+        {
+            self.awake = true;
+            driver.wake_by_ref();
+        }
+    }
+}
+
+impl Wake for SlotState {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            let mut state = self.queue.lock();
+            state.woken.push(self.index);
+            state.wake();
+        }
+    }
+}
+
+impl Driver {
+    fn insert(&mut self, future: Spawned) -> usize {
+        if let Some(index) = self.vacant.pop() {
+            self.slots[index].future = Some(future);
+            return index;
+        }
+        let index = self.slots.len();
+        let state = Arc::new(SlotState {
+            queue: self.queue.clone(),
+            index,
+            queued: AtomicBool::new(false),
+        });
+        self.slots.push(Slot {
+            future: Some(future),
+            waker: state.clone().into(),
+            state,
+        });
+        index
+    }
+
+    fn poll_slot(&mut self, index: usize) {
+        let slot = &mut self.slots[index];
+        let Some(future) = &mut slot.future else {
+            return;
+        };
+        let mut cx = Context::from_waker(&slot.waker);
+        // A panic in the body of one request must not take the other calls with it.
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut cx)));
+        if !matches!(polled, Ok(Poll::Pending)) {
+            slot.future = None;
+            self.vacant.push(index);
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.vacant.len() == self.slots.len()
+    }
+}
+
+impl Future for Driver {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let queue = this.queue.clone();
+        {
+            let mut state = queue.lock();
+            state.awake = true;
+            if !state
+                .driver
+                .as_ref()
+                .is_some_and(|w| w.will_wake(cx.waker()))
+            {
+                state.driver = Some(cx.waker().clone());
+            }
+        }
+        let mut spawned = std::mem::take(&mut this.spawned);
+        let mut woken = std::mem::take(&mut this.woken);
+        let mut rounds = 0;
+        loop {
+            {
+                let mut state = queue.lock();
+                if state.spawned.is_empty() && state.woken.is_empty() {
+                    state.awake = false;
+                    break;
+                }
+                std::mem::swap(&mut state.spawned, &mut spawned);
+                std::mem::swap(&mut state.woken, &mut woken);
+            }
+            for future in spawned.drain(..) {
+                let index = this.insert(future);
+                this.poll_slot(index);
+            }
+            for index in woken.drain(..) {
+                this.slots[index]
+                    .state
+                    .queued
+                    .store(false, Ordering::Release);
+                this.poll_slot(index);
+            }
+            rounds += 1;
+            if rounds == ROUNDS || !tokio::task::coop::has_budget_remaining() {
+                // `awake` stays set: this wake is the promise to look again.
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        let done = rounds < ROUNDS && this.is_idle() && !queue.lock().awake;
+        this.spawned = spawned;
+        this.woken = woken;
+        if done { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        let mut state = self.queue.lock();
+        state.closed = true;
+        // The futures hold the queue, and the queue must not hold them.
+        let spawned = std::mem::take(&mut state.spawned);
+        drop(state);
+        drop(spawned);
     }
 }

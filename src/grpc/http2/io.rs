@@ -22,7 +22,7 @@ use tokio::time::Sleep;
 
 use crate::connection::ConnectionEvents;
 
-use super::connector::GaugeGuard;
+use super::gauge::GaugeGuard;
 
 /// How long the reading side may stay silent after a failed write. A socket whose write failed ends
 /// its reads at once; this is for transports that do not.
@@ -30,23 +30,23 @@ const WRITE_ERROR_GRACE: Duration = Duration::from_secs(1);
 
 /// Whether the connection takes new calls. Shared by the transport and the services above it.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Refusing(Arc<AtomicBool>);
+pub(in crate::grpc) struct Refusing(Arc<AtomicBool>);
 
 impl Refusing {
-    pub(super) fn get(&self) -> bool {
+    pub(in crate::grpc) fn get(&self) -> bool {
         self.0.load(Ordering::Acquire)
     }
 
-    fn set(&self) {
+    pub(super) fn set(&self) {
         self.0.store(true, Ordering::Release);
     }
 }
 
 /// Resolves when the server's SETTINGS arrived, or with why they never will.
-pub(super) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
+pub(in crate::grpc) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
 
 /// A transport that tells [`ConnectionEvents`] what passes through it.
-pub(super) struct ObservedIo<T> {
+pub(in crate::grpc) struct ObservedIo<T> {
     io: T,
     frames: FrameHeaders,
     settings: Option<oneshot::Sender<io::Result<()>>>,
@@ -63,7 +63,7 @@ struct WriteError {
 }
 
 impl<T> ObservedIo<T> {
-    pub(super) fn new(
+    pub(in crate::grpc) fn new(
         io: T,
         events: ConnectionEvents,
         refusing: Refusing,
@@ -91,18 +91,25 @@ impl<T> ObservedIo<T> {
             refusing,
             ..
         } = self;
-        frames.feed(bytes, |kind, flags| match kind {
-            FrameHeaders::SETTINGS if flags & FrameHeaders::ACK == 0 => {
+        frames.feed(bytes, |seen| match seen {
+            Seen::Frame {
+                kind: FrameHeaders::SETTINGS,
+                flags,
+            } if flags & FrameHeaders::ACK == 0 => {
                 if let Some(settings) = settings.take() {
                     // Nobody listens once the attempt was given up.
                     let _ = settings.send(Ok(()));
                 }
             }
-            FrameHeaders::GOAWAY => {
-                refusing.set();
-                events.draining();
+            Seen::Frame {
+                kind: FrameHeaders::GOAWAY,
+                ..
+            } => refusing.set(),
+            Seen::Frame { .. } => {}
+            Seen::GoAway { reason } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
+                events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
             }
-            _ => {}
+            Seen::GoAway { .. } => events.draining(),
         });
     }
 
@@ -294,11 +301,23 @@ fn copy(error: &io::Error) -> io::Error {
     }
 }
 
-/// Finds the frame headers in a stream of bytes that arrives in pieces of any size.
+/// What passed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seen {
+    /// The header of a frame.
+    Frame { kind: u8, flags: u8 },
+    /// Why the peer goes away; after the frame's header.
+    GoAway { reason: u32 },
+}
+
+/// Finds the frame headers in a stream of bytes that arrives in pieces of any size, and the reason
+/// in a GOAWAY.
 #[derive(Debug, Default)]
 struct FrameHeaders {
     /// Bytes of payload still to pass over.
     skip: usize,
+    /// The length of the GOAWAY whose payload comes next.
+    going_away: Option<usize>,
     /// What came of a header that was cut.
     partial: [u8; Self::LEN],
     partial_len: usize,
@@ -311,8 +330,10 @@ impl FrameHeaders {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     const ACK: u8 = 1;
+    /// RFC 9113 section 6.8: the payload of a GOAWAY begins with the last stream id and the reason.
+    const GOAWAY_LEN: usize = 8;
 
-    fn feed(&mut self, mut bytes: &[u8], mut seen: impl FnMut(u8, u8)) {
+    fn feed(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) {
         loop {
             if self.skip >= bytes.len() {
                 self.skip -= bytes.len();
@@ -320,28 +341,36 @@ impl FrameHeaders {
             }
             bytes = &bytes[self.skip..];
             self.skip = 0;
-            let header = match bytes.split_first_chunk::<{ Self::LEN }>() {
-                Some((header, rest)) if self.partial_len == 0 => {
-                    bytes = rest;
-                    *header
-                }
-                _ => {
-                    let take = bytes.len().min(Self::LEN - self.partial_len);
-                    let (piece, rest) = bytes.split_at(take);
-                    self.partial[self.partial_len..][..take].copy_from_slice(piece);
-                    self.partial_len += take;
-                    bytes = rest;
-                    if self.partial_len < Self::LEN {
-                        return;
-                    }
-                    self.partial_len = 0;
-                    self.partial
-                }
+            let wanted = match self.going_away {
+                Some(_) => Self::GOAWAY_LEN,
+                None => Self::LEN,
             };
-            let [a, b, c, kind, flags, ..] = header;
-            self.skip = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            let take = bytes.len().min(wanted - self.partial_len);
+            let (piece, rest) = bytes.split_at(take);
+            self.partial[self.partial_len..][..take].copy_from_slice(piece);
+            self.partial_len += take;
+            bytes = rest;
+            if self.partial_len < wanted {
+                return;
+            }
+            self.partial_len = 0;
+            if let Some(len) = self.going_away.take() {
+                let [_, _, _, _, a, b, c, d, _] = self.partial;
+                self.skip = len - Self::GOAWAY_LEN;
+                seen(Seen::GoAway {
+                    reason: u32::from_be_bytes([a, b, c, d]),
+                });
+                continue;
+            }
+            let [a, b, c, kind, flags, ..] = self.partial;
+            let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
+            if kind == Self::GOAWAY && len >= Self::GOAWAY_LEN {
+                self.going_away = Some(len);
+            } else {
+                self.skip = len;
+            }
             self.first.get_or_insert(kind);
-            seen(kind, flags);
+            seen(Seen::Frame { kind, flags });
         }
     }
 

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::super::connector::ConnectionGauge;
+use super::super::gauge::ConnectionGauge;
 use super::*;
 
 fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
@@ -20,7 +20,12 @@ fn seen_in<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(u8, u8)> {
     let mut headers = FrameHeaders::default();
     let mut seen = Vec::new();
     for piece in pieces {
-        headers.feed(piece, |kind, flags| seen.push((kind, flags)));
+        headers.feed(piece, |s| match s {
+            Seen::Frame { kind, flags } => seen.push((kind, flags)),
+            Seen::GoAway { reason } => {
+                assert_eq!(reason, 8, "the reason is the payload's second word")
+            }
+        });
     }
     seen
 }
@@ -62,7 +67,10 @@ proptest! {
 
     #[test]
     fn noise_is_passed_over(noise in prop::collection::vec(any::<u8>(), 0..2000)) {
-        seen_in(noise.chunks(7));
+        let mut headers = FrameHeaders::default();
+        for piece in noise.chunks(7) {
+            headers.feed(piece, |_| {});
+        }
     }
 }
 
@@ -167,15 +175,21 @@ async fn settings_are_told_once_and_an_acknowledgement_is_none() {
 }
 
 #[tokio::test]
-async fn a_goaway_is_told_the_moment_its_header_is_read() {
+async fn a_goaway_stops_calls_at_its_header_and_is_told_with_its_reason() {
     let (client, mut server) = tokio::io::duplex(64);
     let mut watched = watch(client);
-    let mut buf = [0; 9];
+    let goaway = frame(7, 0, 8);
     // The payload is still on its way.
-    server.write_all(&frame(7, 0, 8)[..9]).await.unwrap();
-    watched.io.read_exact(&mut buf).await.unwrap();
-    assert!(watched.events.has_ended(), "the balancer knows");
+    server.write_all(&goaway[..9]).await.unwrap();
+    watched.io.read_exact(&mut [0; 9]).await.unwrap();
     assert!(watched.refusing.get(), "the service refuses calls");
+    assert!(
+        !watched.events.has_ended(),
+        "whether the server wants a pause is not known yet"
+    );
+    server.write_all(&goaway[9..]).await.unwrap();
+    watched.io.read_exact(&mut [0; 8]).await.unwrap();
+    assert!(watched.events.has_ended(), "the balancer knows");
 }
 
 #[tokio::test]

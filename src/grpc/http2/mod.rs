@@ -12,19 +12,25 @@
 //! - `settings`, `connector`, `service`: the rest.
 
 mod address;
+mod connect_error;
 mod connector;
 mod error;
 mod executor;
+mod gauge;
 mod io;
 mod replay;
 mod service;
 mod settings;
 
 pub use address::check_address;
-pub use connector::{ConnectError, ConnectionGauge, Http2Connector};
+pub use connect_error::ConnectError;
+pub use connector::Http2Connector;
 pub use error::{AttemptError, is_connection_lost};
+pub use gauge::ConnectionGauge;
 pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
+
+pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
 
 #[cfg(test)]
 mod tests;

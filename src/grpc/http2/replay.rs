@@ -208,7 +208,8 @@ impl HttpBody for ReplayBody {
 
     /// What the body said before it was first polled; after that, nothing.
     fn size_hint(&self) -> SizeHint {
-        self.hint.clone()
+        // `Copy` only in newer versions of http-body.
+        Clone::clone(&self.hint)
     }
 }
 

@@ -1,9 +1,10 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll};
 
+use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
 use hyper::body::Incoming;
@@ -23,18 +24,39 @@ use super::replay::{Replay, ReplayBody};
 /// Dropping a call's future resets its stream with CANCEL and leaves the connection alone.
 #[derive(Clone)]
 pub struct Http2 {
-    sender: SendRequest<ReplayBody>,
     connection: Arc<Connection>,
 }
 
 pub(super) struct Connection {
-    pub(super) scheme: Scheme,
-    pub(super) authority: Authority,
-    pub(super) refusing: Refusing,
-    pub(super) replay_limit_bytes: usize,
+    /// The one lasting way into hyper's queue, emptied when hyper's side of it has ended.
+    ///
+    /// A request that is queued in the very moment in which hyper drops the queue's other end may
+    /// be missed there, and is freed only with the last sender: its call would hang for as long as
+    /// anybody keeps one.
+    sender: ArcSwapOption<SendRequest<ReplayBody>>,
+    scheme: Scheme,
+    authority: Authority,
+    refusing: Refusing,
+    replay_limit_bytes: usize,
 }
 
 impl Connection {
+    pub(super) fn new(
+        sender: SendRequest<ReplayBody>,
+        scheme: Scheme,
+        authority: Authority,
+        refusing: Refusing,
+        replay_limit_bytes: usize,
+    ) -> Self {
+        Self {
+            sender: ArcSwapOption::from_pointee(sender),
+            scheme,
+            authority,
+            refusing,
+            replay_limit_bytes,
+        }
+    }
+
     fn target(&self, uri: &Uri) -> Uri {
         let path = uri.path_and_query().cloned();
         let mut parts = http::uri::Parts::default();
@@ -47,8 +69,27 @@ impl Connection {
 }
 
 impl Http2 {
-    pub(super) fn new(sender: SendRequest<ReplayBody>, connection: Arc<Connection>) -> Self {
-        Self { sender, connection }
+    pub(super) fn new(connection: Arc<Connection>) -> Self {
+        Self { connection }
+    }
+}
+
+/// Held by hyper's side of a connection: when it is dropped, the queue goes too. It does not keep
+/// the connection open.
+pub(super) struct Retire(Weak<Connection>);
+
+impl Retire {
+    pub(super) fn new(connection: &Arc<Connection>) -> Self {
+        Self(Arc::downgrade(connection))
+    }
+}
+
+impl Drop for Retire {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0.upgrade() {
+            connection.refusing.set();
+            connection.sender.store(None);
+        }
     }
 }
 
@@ -60,23 +101,28 @@ impl Service<Request<Body>> for Http2 {
     /// `Ok` while the connection takes calls; never `Pending`. A call beyond the server's
     /// `MAX_CONCURRENT_STREAMS` waits inside its future.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
-        Poll::Ready(
-            if self.connection.refusing.get() || self.sender.is_closed() {
-                Err(AttemptError::refusing())
-            } else {
-                Ok(())
-            },
-        )
+        Poll::Ready(if self.connection.refusing.get() {
+            Err(AttemptError::refusing(None))
+        } else {
+            Ok(())
+        })
     }
 
     fn call(&mut self, request: Request<Body>) -> Http2Future {
         let connection = &*self.connection;
+        let Some(sender) = &*connection.sender.load() else {
+            let error = AttemptError::refusing(Some(request));
+            return Http2Future {
+                inner: Box::pin(std::future::ready(Err(error))),
+            };
+        };
         let (request, kept) = Replay::split(
             request,
             |uri| connection.target(uri),
             connection.replay_limit_bytes,
         );
-        let sent = self.sender.try_send_request(request);
+        // The clone is gone again when this returns.
+        let sent = SendRequest::clone(sender).try_send_request(request);
         Http2Future {
             inner: Box::pin(async move {
                 match sent.await {

@@ -67,7 +67,8 @@ pub struct Http2Settings {
     pub origin: Option<Uri>,
     /// How much of a request's body is kept until the response begins, in bytes, so that a request
     /// that the server refused can go to another endpoint. A body that has sent more fails with
-    /// the server's refusal. Default 256 KiB, as gRPC's per-call retry buffer (gRFC A6).
+    /// the server's refusal. Default 256 KiB, as gRPC core's buffer for the
+    /// retries of one call.
     pub replay_limit_bytes: usize,
 }
 
@@ -122,13 +123,13 @@ impl Http2Settings {
             "initial_connection_window_bytes",
             self.initial_connection_window_bytes,
         )?;
-        if let Some(bytes) = self.max_frame_bytes {
-            if !FRAME_BYTES.contains(&bytes) {
-                return Err(Error::config(
-                    "max_frame_bytes",
-                    format!("{bytes} bytes: a frame is {FRAME_BYTES:?}"),
-                ));
-            }
+        if let Some(bytes) = self.max_frame_bytes
+            && !FRAME_BYTES.contains(&bytes)
+        {
+            return Err(Error::config(
+                "max_frame_bytes",
+                format!("{bytes} bytes: a frame is {FRAME_BYTES:?}"),
+            ));
         }
         let positive = |field, time: Option<Duration>| match time {
             Some(Duration::ZERO) => Err(Error::config(field, "0 is no time")),
@@ -137,13 +138,13 @@ impl Http2Settings {
         positive("keep_alive_interval", self.keep_alive_interval)?;
         positive("keep_alive_timeout", Some(self.keep_alive_timeout))?;
         positive("tcp_connect_timeout", self.tcp_connect_timeout)?;
-        if let Some(origin) = &self.origin {
-            if origin.scheme().is_none() || origin.authority().is_none() {
-                return Err(Error::config(
-                    "origin",
-                    format!("{origin} has no scheme or no authority"),
-                ));
-            }
+        if let Some(origin) = &self.origin
+            && (origin.scheme().is_none() || origin.authority().is_none())
+        {
+            return Err(Error::config(
+                "origin",
+                format!("{origin} has no scheme or no authority"),
+            ));
         }
         Ok(())
     }

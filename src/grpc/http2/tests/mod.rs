@@ -1,0 +1,6 @@
+//! Whole connections, against peers that are written frame by frame and against real servers.
+
+mod calls;
+mod connecting;
+mod peer;
+mod refusals;

@@ -1,0 +1,248 @@
+use std::fmt;
+use std::sync::Arc;
+
+use crate::endpoint::EndpointId;
+use crate::health::Entry;
+use crate::outcome::Outcome;
+use crate::policy::Subchannel;
+
+/// A call that an endpoint was chosen for. Gives the load back when it ends, in whatever way.
+///
+/// Dropped without a word, it is as if it had never been; once [`sent`](Self::sent), it counts as
+/// [`Outcome::Ignored`], or as [`judged`](Self::judged) said.
+#[must_use = "dropping a claim ends the call"]
+pub struct Claim {
+    subchannel: Arc<Subchannel>,
+    terms: Terms,
+}
+
+impl Claim {
+    #[inline]
+    pub(super) fn new(subchannel: Arc<Subchannel>, connection: u64, entry: Entry) -> Self {
+        Self {
+            subchannel,
+            terms: Terms::new(connection, entry),
+        }
+    }
+
+    /// The endpoint that took the call.
+    pub fn endpoint(&self) -> &EndpointId {
+        self.subchannel.id()
+    }
+
+    /// The connection that the call goes by.
+    #[inline]
+    pub fn connection(&self) -> u64 {
+        self.terms.connection()
+    }
+
+    /// Whether the connection that the call would go by is still up.
+    #[inline]
+    pub fn is_connected(&self) -> bool {
+        self.subchannel.connection() == self.connection()
+    }
+
+    /// The endpoint has the request.
+    #[inline]
+    pub fn sent(&mut self) {
+        self.judged(Outcome::Ignored);
+    }
+
+    /// The response has begun to carry data. For a probing call that is proof enough, unless its head
+    /// was [`judged`](Self::judged) a failure: an error page is data too.
+    #[inline]
+    pub fn progressed(&mut self) {
+        if self.terms.entry() == Entry::Probe && !self.terms.end().outcome().is_failed() {
+            self.terms = self.terms.with_entry(Entry::Normal);
+            self.subchannel.pass_probe();
+        }
+    }
+
+    /// The outcome is known though the response goes on: it counts even if the claim is dropped.
+    #[inline]
+    pub fn judged(&mut self, outcome: Outcome) {
+        self.terms = self.terms.with_end(End::of(outcome));
+    }
+
+    /// The call ended.
+    #[inline]
+    pub fn finish(mut self, outcome: Outcome) {
+        self.judged(outcome);
+    }
+
+    /// The endpoint handed the call back unprocessed: it is as if it had never been.
+    #[inline]
+    pub fn take_back(mut self) {
+        self.terms = self.terms.with_end(End::Unsent);
+    }
+
+    /// The endpoint's service broke before it took the call. Returns the endpoint's key if nobody
+    /// else has noticed yet.
+    pub(crate) fn not_ready(self) -> Option<u64> {
+        self.subchannel
+            .disconnected(self.connection())
+            .then_some(self.subchannel.key())
+    }
+}
+
+impl Drop for Claim {
+    #[inline]
+    fn drop(&mut self) {
+        let subchannel = &*self.subchannel;
+        let end = self.terms.end();
+        if end == End::Unsent {
+            subchannel.load().take_back();
+        } else {
+            subchannel.load().end(end.outcome().is_failed());
+        }
+        subchannel.record(end.outcome(), self.terms.entry());
+    }
+}
+
+impl fmt::Debug for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Claim")
+            .field("endpoint", self.endpoint())
+            .field("connection", &self.connection())
+            .field("entry", &self.terms.entry())
+            .field("end", &self.terms.end())
+            .finish()
+    }
+}
+
+/// The connection, how the call came in, and how it ends if nothing more is said, in one word: a
+/// claim then moves in two registers. It is handed on six times within a call, and as a larger struct
+/// that cost as much as the pick: 20 of 145 ns.
+#[derive(Clone, Copy)]
+struct Terms(u64);
+
+impl Terms {
+    const END: u64 = 0b0111;
+    const PROBE: u64 = 0b1000;
+    const CONNECTION_SHIFT: u32 = 4;
+
+    #[inline]
+    fn new(connection: u64, entry: Entry) -> Self {
+        Self(connection << Self::CONNECTION_SHIFT).with_entry(entry)
+    }
+
+    #[inline]
+    fn connection(self) -> u64 {
+        self.0 >> Self::CONNECTION_SHIFT
+    }
+
+    #[inline]
+    fn entry(self) -> Entry {
+        if self.0 & Self::PROBE == 0 {
+            Entry::Normal
+        } else {
+            Entry::Probe
+        }
+    }
+
+    #[inline]
+    fn with_entry(self, entry: Entry) -> Self {
+        match entry {
+            Entry::Normal => Self(self.0 & !Self::PROBE),
+            Entry::Probe => Self(self.0 | Self::PROBE),
+        }
+    }
+
+    #[inline]
+    fn end(self) -> End {
+        match self.0 & Self::END {
+            0 => End::Unsent,
+            1 => End::Ignored,
+            2 => End::Success,
+            3 => End::Failure,
+            _ => End::Failed,
+        }
+    }
+
+    #[inline]
+    fn with_end(self, end: End) -> Self {
+        Self(self.0 & !Self::END | end as u64)
+    }
+}
+
+/// What an [`Outcome`] comes to once its details are left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The endpoint has not seen the call.
+    Unsent = 0,
+    Ignored = 1,
+    Success = 2,
+    Failure = 3,
+    /// Counts as failed, but is nothing to eject for.
+    Failed = 4,
+}
+
+impl End {
+    #[inline]
+    fn of(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Success => Self::Success,
+            Outcome::Failure => Self::Failure,
+            Outcome::Overload { .. } | Outcome::ConnectionLost => Self::Failed,
+            Outcome::Ignored => Self::Ignored,
+        }
+    }
+
+    #[inline]
+    fn outcome(self) -> Outcome {
+        match self {
+            Self::Unsent | Self::Ignored => Outcome::Ignored,
+            Self::Success => Outcome::Success,
+            Self::Failure => Outcome::Failure,
+            Self::Failed => Outcome::ConnectionLost,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_word_holds_the_terms_apart() {
+        let connection = (1 << 60) - 1;
+        let ends = [
+            End::Unsent,
+            End::Ignored,
+            End::Success,
+            End::Failure,
+            End::Failed,
+        ];
+        for entry in [Entry::Normal, Entry::Probe] {
+            let mut terms = Terms::new(connection, entry);
+            assert_eq!(terms.end(), End::Unsent, "so it begins");
+            for end in ends {
+                terms = terms.with_end(end);
+                assert_eq!(terms.end(), end, "the end is the last one set");
+                assert_eq!(terms.entry(), entry, "the end leaves the entry as it was");
+                let passed = terms.with_entry(Entry::Normal);
+                assert_eq!(passed.entry(), Entry::Normal, "a probe that passed is none");
+                assert_eq!(passed.end(), end, "the entry leaves the end as it was");
+                assert_eq!(passed.connection(), connection, "nothing spills over");
+            }
+        }
+    }
+
+    #[test]
+    fn leaving_out_the_details_changes_neither_counts_nor_ejection() {
+        let overload = Outcome::Overload { retry_after: None };
+        for outcome in [
+            Outcome::Success,
+            Outcome::Failure,
+            Outcome::ConnectionLost,
+            Outcome::Ignored,
+            overload,
+        ] {
+            let end = End::of(outcome).outcome();
+            assert_eq!(end.is_failed(), outcome.is_failed(), "{outcome:?}");
+            for judged in [Outcome::Success, Outcome::Failure] {
+                assert_eq!(end == judged, outcome == judged, "{outcome:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A call allocates nothing that the endpoint's own service does not.
+
+use std::convert::Infallible;
+use std::future::{Future, Ready, ready};
+use std::hint::black_box;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use allocation_counter::measure;
+use bytes::Bytes;
+use evenkeel::Balance;
+use evenkeel::policy::{LeastRequest, Policy, Random, RoundRobin};
+use http_body_util::{BodyExt, Full};
+use tower::{Service, service_fn};
+
+const CALLS: u64 = 1_000;
+const ENDPOINTS: usize = 10;
+
+/// Polls a future that needs no waiting to its end.
+fn now<F: Future>(future: F) -> F::Output {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("over services that are ready and answer at once nothing waits"),
+    }
+}
+
+async fn all_ready<S, T>(balance: &Balance<S, T>) {
+    let all_up = || {
+        let endpoints = balance.report().endpoints;
+        endpoints.len() == ENDPOINTS && endpoints.iter().all(|e| e.state.as_str() == "READY")
+    };
+    let up = async {
+        while !all_up() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), up)
+        .await
+        .expect("services that are there connect at once");
+}
+
+/// Allocations of `CALLS` calls, after one that may set up what lives as long as the thread.
+fn allocations(mut call: impl FnMut(u64)) -> u64 {
+    call(0);
+    measure(|| (0..CALLS).for_each(&mut call)).count_total
+}
+
+async fn plain(policy: impl Policy) {
+    let name = policy.name();
+    let service = |i| move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) };
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service(i as u64))));
+    let mut balance = Balance::builder()
+        .services(services)
+        .policy(policy)
+        .seed(1)
+        .build()
+        .unwrap();
+    all_ready(&balance).await;
+
+    let count = allocations(|n| {
+        assert!(now(balance.call(n)).unwrap() >= n);
+    });
+    assert_eq!(count, 0, "{name}: {CALLS} calls allocate nothing");
+}
+
+#[tokio::test]
+async fn round_robin_allocates_nothing() {
+    plain(RoundRobin::default()).await;
+}
+
+#[tokio::test]
+async fn random_allocates_nothing() {
+    plain(Random::default()).await;
+}
+
+#[tokio::test]
+async fn least_request_allocates_nothing() {
+    plain(LeastRequest::default()).await;
+    plain(LeastRequest::default().with_choices(3).unwrap()).await;
+    plain(LeastRequest::full_scan()).await;
+}
+
+#[tokio::test]
+async fn a_call_that_fails_allocates_no_more_than_its_error() {
+    let service = |_: u64| ready(Err::<u64, _>(std::fmt::Error));
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
+    let mut balance = Balance::builder()
+        .services(services)
+        .seed(1)
+        .build()
+        .unwrap();
+    all_ready(&balance).await;
+
+    let theirs = measure(|| drop(black_box(evenkeel::BoxError::from(std::fmt::Error)))).count_total;
+    let ours = measure(|| drop(now(balance.call(1)).unwrap_err())).count_total;
+    assert!(
+        ours <= theirs + 1,
+        "one allocation for the opaque error around {theirs} of the service's: {ours}"
+    );
+}
+
+#[tokio::test]
+async fn following_an_http_body_to_its_end_allocates_nothing() {
+    let service = |request: http::Request<Full<Bytes>>| {
+        let response = http::Response::new(request.into_body());
+        ready(Ok::<_, Infallible>(response))
+    };
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
+    let mut balance = Balance::builder()
+        .services(services)
+        .http()
+        .seed(1)
+        .build()
+        .unwrap();
+    all_ready(&balance).await;
+
+    let count = allocations(|_| {
+        let request = http::Request::new(Full::new(Bytes::from_static(b"ping")));
+        let mut body = now(balance.call(request)).unwrap().into_body();
+        let frame = now(body.frame()).unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "ping");
+        assert!(now(body.frame()).is_none());
+    });
+    assert_eq!(count, 0, "{CALLS} calls read to the end allocate nothing");
+    let in_flight = |e: &evenkeel::observe::EndpointReport| e.in_flight == 0;
+    assert!(
+        balance.report().endpoints.iter().all(in_flight),
+        "every call has ended with its body"
+    );
+}
+
+#[test]
+fn the_counter_counts() {
+    assert_eq!(measure(|| drop(black_box(Box::new(1_u64)))).count_total, 1);
+}

@@ -1,0 +1,302 @@
+//! Models of the hand-made atomics: every interleaving of a few threads, by loom.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg evenkeel_loom" cargo test --no-default-features --test loom --target-dir target/loom
+//! ```
+#![cfg(evenkeel_loom)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::ConnectivityState;
+use evenkeel::Endpoint;
+use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health};
+use evenkeel::math::Rng;
+use evenkeel::outcome::Outcome;
+use evenkeel::policy::{Candidate, Candidates, Pick, PickContext, Policy, RoundRobin, Subchannel};
+use loom::thread;
+
+/// Rules by which one failure ejects, for `endpoints` endpoints.
+fn rules(endpoints: usize) -> Arc<Ejections> {
+    let rules = Ejection::default()
+        .with_consecutive_failures(1)
+        .with_base_time(Duration::from_secs(1));
+    let rules = Arc::new(Ejections::new(rules));
+    rules.set_endpoints(endpoints);
+    rules
+}
+
+fn is_out(health: &Health) -> bool {
+    !health.gate().is_open()
+}
+
+/// An endpoint that was ejected and may be probed now.
+fn due(rules: &Ejections) -> Arc<Health> {
+    let health = Arc::new(Health::new());
+    let change = health.record(Outcome::Failure, Entry::Normal, rules);
+    assert_eq!(change, Some(Change::Ejected));
+    assert!(health.gate().offer_probe());
+    health
+}
+
+/// A call that ends with `outcome`, if it gets in.
+fn call(health: &Health, rules: &Ejections, outcome: Outcome) -> Option<Change> {
+    let entry = health.gate().enter()?;
+    health.record(outcome, entry, rules)
+}
+
+#[test]
+fn no_more_endpoints_are_ejected_than_allowed() {
+    loom::model(|| {
+        let rules = rules(2);
+        let both = [Arc::new(Health::new()), Arc::new(Health::new())];
+        let threads = both.clone().map(|health| {
+            let rules = rules.clone();
+            thread::spawn(move || health.record(Outcome::Failure, Entry::Normal, &rules))
+        });
+        let changes = threads.map(|thread| thread.join().unwrap());
+        let out = both.iter().filter(|health| is_out(health)).count();
+        assert_eq!(out, 1, "half of two may be out, and one failure is enough");
+        assert_eq!(rules.ejected(), 1, "the count is right");
+        let told = changes.iter().flatten().count();
+        assert_eq!(told, 1, "each ejection is told once: {changes:?}");
+    });
+}
+
+#[test]
+fn two_failures_at_once_eject_one_endpoint_once() {
+    loom::model(|| {
+        // Four endpoints, so that two may be out: the count must not be taken twice.
+        let rules = rules(4);
+        let health = Arc::new(Health::new());
+        let threads = [(); 2].map(|()| {
+            let (rules, health) = (rules.clone(), health.clone());
+            thread::spawn(move || health.record(Outcome::Failure, Entry::Normal, &rules))
+        });
+        let changes = threads.map(|thread| thread.join().unwrap());
+        assert_eq!(rules.ejected(), 1, "one endpoint, one place");
+        assert_eq!(
+            changes.iter().flatten().count(),
+            1,
+            "told once: {changes:?}"
+        );
+    });
+}
+
+#[test]
+fn one_call_at_a_time_probes() {
+    loom::model(|| {
+        let rules = rules(2);
+        let health = due(&rules);
+        let threads = [(); 2].map(|()| {
+            let health = health.clone();
+            thread::spawn(move || health.gate().enter())
+        });
+        let mine = health.gate().enter();
+        let entries = threads.map(|thread| thread.join().unwrap());
+        let probes = entries.into_iter().chain([mine]).flatten();
+        assert_eq!(
+            probes.collect::<Vec<_>>(),
+            [Entry::Probe],
+            "one of three gets in, to probe"
+        );
+    });
+}
+
+#[test]
+fn a_probe_is_given_back_whatever_its_outcome() {
+    for outcome in [Outcome::Success, Outcome::Failure, Outcome::Ignored] {
+        loom::model(move || {
+            let rules = rules(2);
+            let health = due(&rules);
+            // Two callers race for the probe; the one that gets it ends with the outcome.
+            let other = {
+                let (health, rules) = (health.clone(), rules.clone());
+                thread::spawn(move || call(&health, &rules, outcome))
+            };
+            let changes = [call(&health, &rules, outcome), other.join().unwrap()];
+            let told: Vec<_> = changes.into_iter().flatten().collect();
+            match outcome {
+                Outcome::Success => {
+                    assert_eq!(told, [Change::Readmitted], "it is back, told once");
+                    assert_eq!(rules.ejected(), 0, "its place is free");
+                    assert_eq!(health.gate().enter(), Some(Entry::Normal));
+                }
+                Outcome::Failure => {
+                    assert_eq!(told, [Change::Ejected], "it is out again, told once");
+                    assert_eq!(rules.ejected(), 1, "in the place that it had");
+                    assert_eq!(health.gate().enter(), None, "until its time is over");
+                    assert!(health.gate().offer_probe(), "which it can be");
+                }
+                _ => {
+                    assert!(
+                        !told.is_empty() && told.iter().all(|c| *c == Change::ProbeReturned),
+                        "nothing was learned but that the next call may probe: {told:?}"
+                    );
+                    assert_eq!(rules.ejected(), 1);
+                    assert_eq!(
+                        health.gate().enter(),
+                        Some(Entry::Probe),
+                        "the next call may probe"
+                    );
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn a_dropped_claim_gives_back_the_probe_and_the_load() {
+    loom::model(|| {
+        let rules = rules(2);
+        let subchannel = Arc::new(Subchannel::new(1, rules.clone()));
+        subchannel.connected(1);
+        let candidate = Candidate::new(
+            0,
+            Endpoint::new("a"),
+            subchannel.clone(),
+            1,
+            ConnectivityState::Ready,
+        );
+        let failed = candidate.claim(false).unwrap();
+        failed.finish(Outcome::Failure);
+        assert!(subchannel.health().gate().offer_probe());
+        let other = {
+            let candidate = candidate.clone();
+            thread::spawn(move || drop(candidate.claim(false)))
+        };
+        drop(candidate.claim(false));
+        other.join().unwrap();
+        assert_eq!(candidate.in_flight(), 0, "nothing is under way");
+        assert_eq!(
+            subchannel.health().gate().enter(),
+            Some(Entry::Probe),
+            "the probe can be had again"
+        );
+    });
+}
+
+#[test]
+fn a_leaving_endpoint_gives_its_place_back_once() {
+    // The last call on it may eject it, or be the probe of an ejected one, with any outcome; and it may
+    // be told to leave twice.
+    let ends = [Outcome::Success, Outcome::Failure, Outcome::Ignored];
+    for (probing, outcome) in [false, true]
+        .into_iter()
+        .flat_map(|probing| ends.map(|outcome| (probing, outcome)))
+    {
+        loom::model(move || {
+            let rules = rules(2);
+            let health = match probing {
+                true => due(&rules),
+                false => Arc::new(Health::new()),
+            };
+            let entry = health.gate().enter().unwrap();
+            let call = {
+                let (health, rules) = (health.clone(), rules.clone());
+                thread::spawn(move || health.record(outcome, entry, &rules))
+            };
+            let again = {
+                let (health, rules) = (health.clone(), rules.clone());
+                thread::spawn(move || health.retire(&rules))
+            };
+            health.retire(&rules);
+            call.join().unwrap();
+            again.join().unwrap();
+            assert_eq!(
+                rules.ejected(),
+                0,
+                "no place is lost, and none is freed twice"
+            );
+            assert_eq!(health.gate().enter(), None, "nobody gets in any more");
+            assert!(!health.gate().offer_probe(), "and it stays so");
+        });
+    }
+}
+
+#[test]
+fn the_end_of_an_ejection_and_leaving_do_not_undo_each_other() {
+    loom::model(|| {
+        let gate = Arc::new(Gate::default());
+        assert!(gate.eject());
+        let timer = {
+            let gate = gate.clone();
+            thread::spawn(move || gate.offer_probe())
+        };
+        let held_a_place = gate.retire();
+        timer.join().unwrap();
+        assert!(held_a_place, "ejected or due: it held a place either way");
+        assert_eq!(gate.enter(), None, "shut for good");
+    });
+}
+
+#[test]
+fn the_end_of_an_old_connection_does_not_clear_a_newer_one() {
+    loom::model(|| {
+        let subchannel = Arc::new(Subchannel::new(1, rules(2)));
+        subchannel.connected(1);
+        let old = {
+            let subchannel = subchannel.clone();
+            thread::spawn(move || subchannel.disconnected(1))
+        };
+        let again = {
+            let subchannel = subchannel.clone();
+            thread::spawn(move || subchannel.disconnected(1))
+        };
+        subchannel.connected(2);
+        let ended = [old.join().unwrap(), again.join().unwrap()];
+        assert_eq!(subchannel.connection(), 2, "the newer one is up");
+        assert!(
+            ended.iter().filter(|&&ended| ended).count() <= 1,
+            "a connection ends once"
+        );
+        assert!(subchannel.disconnected(2), "and can end in its turn");
+        assert_eq!(subchannel.connection(), 0);
+    });
+}
+
+#[test]
+fn first_picks_of_round_robin_at_once_take_different_places() {
+    loom::model(|| {
+        let picker = RoundRobin::default().build(&Candidates::connected(["a", "b"]), None);
+        let pick = |picker: &dyn evenkeel::policy::Picker, seed| {
+            let mut rng = Rng::new(seed);
+            picker.pick(&mut PickContext::new(&mut rng))
+        };
+        let other = {
+            let picker = picker.clone();
+            thread::spawn(move || pick(&*picker, 1))
+        };
+        let mine = pick(&*picker, 2);
+        let mut both = [mine, other.join().unwrap()];
+        both.sort_by_key(|pick| *pick == Pick::Endpoint(1));
+        assert_eq!(both, [Pick::Endpoint(0), Pick::Endpoint(1)], "one each");
+    });
+}
+
+#[test]
+fn one_older_failure_does_not_eject_an_endpoint_that_just_came_back() {
+    loom::model(|| {
+        let rules = Ejection::default().with_consecutive_failures(2);
+        let rules = Arc::new(Ejections::new(rules));
+        rules.set_endpoints(2);
+        let health = Arc::new(Health::new());
+        for _ in 0..2 {
+            health.record(Outcome::Failure, Entry::Normal, &rules);
+        }
+        assert!(health.gate().offer_probe());
+        assert_eq!(health.gate().enter(), Some(Entry::Probe));
+        let older = {
+            let (health, rules) = (health.clone(), rules.clone());
+            thread::spawn(move || health.record(Outcome::Failure, Entry::Normal, &rules))
+        };
+        let change = health.record(Outcome::Success, Entry::Probe, &rules);
+        assert_eq!(change, Some(Change::Readmitted));
+        assert_eq!(
+            older.join().unwrap(),
+            None,
+            "one failure since it came back is not two"
+        );
+        assert_eq!(rules.ejected(), 0, "and nobody is out");
+    });
+}

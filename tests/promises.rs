@@ -1,0 +1,211 @@
+//! What a type promises by its traits is part of the API: code of users stops compiling without it.
+
+use std::fmt::Debug;
+use std::future::{Ready, ready};
+use std::hash::Hash;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use evenkeel::balance::{
+    BalanceLayer, Builder, Http, Plain, Reclaiming, ResponseFuture, Silent, StateWatch, TrackedBody,
+};
+use evenkeel::call::{ChosenEndpoint, HashKey, RequestInfo, SourceIp, WaitForReady};
+use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
+use evenkeel::discovery::{Discovery, Handle, Update, Updates};
+use evenkeel::health::{Ejection, Ejections, Gate, Health};
+use evenkeel::load::InFlight;
+use evenkeel::math::{Backoff, Rng};
+use evenkeel::observe::{Ejected, EndpointReport, Report};
+use evenkeel::outcome::{ByResult, ByStatusCode, Classify, Outcome};
+use evenkeel::policy::{
+    Candidate, Candidates, Claim, LeastRequest, Pick, PickContext, Picker, Policy, Random,
+    RoundRobin, Subchannel, Tried,
+};
+use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
+use http_body_util::Full;
+use tower::{Layer, Service};
+
+fn send<T: Send + 'static>() {}
+fn sync<T: Sync>() {}
+fn unpin<T: Unpin>() {}
+fn clone<T: Clone>() {}
+fn copy<T: Copy>() {}
+fn debug<T: Debug>() {}
+fn value<T: Eq + Hash + Ord + Clone>() {}
+
+/// What nearly every type should be.
+fn ordinary<T: Send + Sync + Unpin + Debug + 'static>() {}
+
+/// The service of an endpoint that promises no more than it must.
+#[derive(Clone, Debug)]
+struct Plainest;
+
+impl Service<u32> for Plainest {
+    type Response = u32;
+    type Error = std::io::Error;
+    type Future = Ready<Result<u32, std::io::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), std::io::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, n: u32) -> Self::Future {
+        ready(Ok(n))
+    }
+}
+
+type PlainBalance = Balance<Plainest, Plain>;
+
+#[test]
+fn a_balancer_can_be_shared_stored_and_cloned_anywhere() {
+    ordinary::<PlainBalance>();
+    clone::<PlainBalance>();
+    ordinary::<StateWatch>();
+    clone::<StateWatch>();
+    ordinary::<BalanceLayer<Plain>>();
+    clone::<BalanceLayer<Plain>>();
+    send::<Builder>();
+    debug::<Builder>();
+}
+
+#[test]
+fn futures_and_bodies_can_be_spawned() {
+    send::<ResponseFuture<Plainest, u32, Plain>>();
+    sync::<ResponseFuture<Plainest, u32, Plain>>();
+    debug::<ResponseFuture<Plainest, u32, Plain>>();
+    ordinary::<TrackedBody<Full<Bytes>, ByStatusCode, std::io::Error>>();
+    send::<<Discovered<Plainest> as Connector>::Future>();
+    fn of_a_wait<'a>(watch: &'a mut StateWatch) -> impl Future<Output = bool> + Send + 'a {
+        watch.wait_for(ConnectivityState::Ready)
+    }
+    fn of_a_change<'a>(
+        watch: &'a mut StateWatch,
+    ) -> impl Future<Output = Option<ConnectivityState>> + Send + 'a {
+        watch.changed()
+    }
+    let _ = (of_a_wait, of_a_change);
+}
+
+#[test]
+fn a_balancer_is_a_service_that_generic_code_can_hold() {
+    fn is_service<S, R>()
+    where
+        S: Service<R, Error = Error> + Clone + Send + Sync + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+    {
+    }
+    is_service::<PlainBalance, u32>();
+    type Boxed = tower::util::BoxCloneSyncService<u32, u32, std::io::Error>;
+    is_service::<Balance<Boxed, Plain>, u32>();
+    fn boxes(balance: PlainBalance) -> tower::util::BoxCloneSyncService<u32, u32, Error> {
+        tower::util::BoxCloneSyncService::new(balance)
+    }
+    let _ = boxes;
+    fn is_layer<L: Layer<M>, M>() {}
+    type Make = tower::util::BoxCloneSyncService<Endpoint, Plainest, std::io::Error>;
+    is_layer::<BalanceLayer<Plain>, Make>();
+}
+
+#[test]
+fn the_seams_are_object_safe() {
+    fn policy(_: &dyn Policy) {}
+    fn picker(_: &dyn Picker) {}
+    fn shared(_: Arc<dyn Policy>, _: Arc<dyn Picker>) {}
+    fn classify(_: &dyn Classify<(), std::io::Error>) {}
+    fn discovery(_: Box<dyn Discovery<Item = Result<Update, BoxError>>>) {}
+    let _ = (policy, picker, shared, classify, discovery);
+    send::<Arc<dyn Policy>>();
+    sync::<Arc<dyn Policy>>();
+    send::<Arc<dyn Picker>>();
+    sync::<Arc<dyn Picker>>();
+    debug::<Box<dyn Policy>>();
+    debug::<Box<dyn Picker>>();
+}
+
+#[test]
+fn errors_cross_threads_and_become_boxed_errors() {
+    ordinary::<Error>();
+    fn is_error<E: std::error::Error + Into<BoxError>>() {}
+    is_error::<Error>();
+}
+
+#[test]
+fn plain_data_is_plain() {
+    ordinary::<Endpoint>();
+    clone::<Endpoint>();
+    ordinary::<EndpointId>();
+    value::<EndpointId>();
+    ordinary::<ConnectivityState>();
+    copy::<ConnectivityState>();
+    ordinary::<Handle>();
+    clone::<Handle>();
+    ordinary::<Updates>();
+    ordinary::<Update>();
+    clone::<Update>();
+    ordinary::<ConnectionEvents>();
+    clone::<ConnectionEvents>();
+    ordinary::<Report>();
+    clone::<Report>();
+    ordinary::<EndpointReport>();
+    ordinary::<Ejected>();
+    ordinary::<Outcome>();
+    copy::<Outcome>();
+    ordinary::<ByResult>();
+    copy::<ByResult>();
+    copy::<ByStatusCode>();
+    ordinary::<Ejection>();
+    copy::<Ejection>();
+    ordinary::<Backoff>();
+    copy::<Backoff>();
+    ordinary::<Rng>();
+    clone::<Rng>();
+    copy::<HashKey>();
+    copy::<SourceIp>();
+    copy::<WaitForReady>();
+    clone::<ChosenEndpoint>();
+    copy::<RequestInfo<'static>>();
+    ordinary::<RequestInfo<'static>>();
+    ordinary::<Plain>();
+    copy::<Plain>();
+    ordinary::<Http>();
+    clone::<Http>();
+    ordinary::<Reclaiming<Plain>>();
+    clone::<Reclaiming<Plain>>();
+    copy::<Silent>();
+    ordinary::<Discovered<Plainest>>();
+}
+
+#[test]
+fn records_and_sets_are_shared_between_threads() {
+    ordinary::<Ejections>();
+    ordinary::<Gate>();
+    ordinary::<Health>();
+    ordinary::<InFlight>();
+    ordinary::<Subchannel>();
+    ordinary::<Candidate>();
+    clone::<Candidate>();
+    ordinary::<Candidates>();
+    clone::<Candidates>();
+    ordinary::<Claim>();
+    copy::<Pick>();
+    copy::<Tried>();
+    unpin::<PickContext<'static>>();
+    ordinary::<LeastRequest>();
+    copy::<LeastRequest>();
+    ordinary::<RoundRobin>();
+    ordinary::<Random>();
+}
+
+/// A claim that could be cloned would give its load back twice.
+#[test]
+fn a_claim_is_not_clone() {
+    trait Ambiguous<A> {
+        fn some() {}
+    }
+    impl<T: ?Sized> Ambiguous<()> for T {}
+    impl<T: Clone> Ambiguous<u8> for T {}
+    // Compiles only while just one of the two applies.
+    let _ = <Claim as Ambiguous<_>>::some;
+}

@@ -1,0 +1,81 @@
+//! The snippets of the README compile and run as they stand: each one below is compared with it.
+#![cfg(feature = "grpc")]
+
+pub mod support;
+
+use std::time::Duration;
+
+use support::proto::demo_client::DemoClient as GreeterClient;
+use tower::{BoxError, ServiceExt, service_fn};
+
+#[tokio::test]
+async fn the_first_snippet() -> Result<(), BoxError> {
+    // [snippet
+    #[rustfmt::skip]
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051", "http://10.0.0.2:50051"])
+        .policy(evenkeel::policy::RoundRobin::default())   // leave it out for the default
+        .build()?;
+    let mut client = GreeterClient::new(channel);
+    // snippet]
+    let _ = &mut client;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_second_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let (endpoints, updates) = evenkeel::discovery::Handle::new(["http://10.0.0.1:50051"])?;
+    let channel = evenkeel::grpc::Channel::builder()
+        .discovery(updates)
+        .timeout(Duration::from_secs(2))
+        .http2_with(|http2| http2.keep_alive_interval = Some(Duration::from_secs(30)))
+        .build()?;
+    let mut client = GreeterClient::new(channel.clone());
+
+    endpoints.insert("http://10.0.0.2:50051")?;
+    endpoints.remove("http://10.0.0.1:50051");
+    for endpoint in channel.report().endpoints {
+        println!("{endpoint}");
+    }
+    // snippet]
+    let _ = &mut client;
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_tower_snippet() -> Result<(), BoxError> {
+    // [snippet
+    #[rustfmt::skip]
+    let services = ["a", "b", "c"].map(|name| (name, service_fn(move |n: u32| async move {
+        Ok::<_, BoxError>(format!("{name} got {n}"))
+    })));
+    let balance = evenkeel::Balance::builder().services(services).build()?;
+    let answer = balance.oneshot(7).await?;
+    // snippet]
+    assert!(answer.ends_with(" got 7"));
+    Ok(())
+}
+
+#[test]
+fn the_readme_has_them_word_for_word() {
+    let readme = include_str!("../README.md");
+    let source = include_str!("readme.rs");
+    let mut snippets = 0;
+    for part in source.split("// [snippet\n").skip(1) {
+        let Some((snippet, _)) = part.split_once("    // snippet]") else {
+            continue;
+        };
+        let lines = snippet
+            .lines()
+            .filter(|line| !line.contains("rustfmt::skip"));
+        let snippet: Vec<&str> = lines.map(|l| l.strip_prefix("    ").unwrap_or(l)).collect();
+        let snippet = snippet.join("\n");
+        assert!(
+            readme.contains(&snippet),
+            "the README has another version of\n{snippet}"
+        );
+        snippets += 1;
+    }
+    assert_eq!(snippets, 3, "every snippet of the README is tried here");
+}
