@@ -12,6 +12,7 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::Service;
 
+/// hyper's sender of one connection.
 #[derive(Clone)]
 pub struct Sender(SendRequest<Body>);
 

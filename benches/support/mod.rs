@@ -78,10 +78,12 @@ pub enum Arm {
 }
 
 impl Arm {
+    /// Clients over tonic's channels, one for each server.
     pub fn by_hand(channels: [Channel; SERVERS]) -> Self {
         Self::ByHand(channels.map(DemoClient::new))
     }
 
+    /// Clients over hyper's senders, one for each server.
     pub fn bare(senders: [bare::Sender; SERVERS]) -> Self {
         Self::Bare(
             senders.map(|s| DemoClient::with_origin(s, Uri::from_static("http://localhost"))),
