@@ -149,7 +149,7 @@ fn a_probe_is_given_back_whatever_its_outcome() {
 fn a_dropped_claim_gives_back_the_probe_and_the_load() {
     loom::model(|| {
         let rules = rules(2);
-        let subchannel = Arc::new(Subchannel::new(1, rules.clone()));
+        let subchannel = Arc::new(Subchannel::new(1, "a".into(), rules.clone()));
         subchannel.connected(1);
         let candidate = Candidate::new(
             0,
@@ -233,7 +233,7 @@ fn the_end_of_an_ejection_and_leaving_do_not_undo_each_other() {
 #[test]
 fn the_end_of_an_old_connection_does_not_clear_a_newer_one() {
     loom::model(|| {
-        let subchannel = Arc::new(Subchannel::new(1, rules(2)));
+        let subchannel = Arc::new(Subchannel::new(1, "a".into(), rules(2)));
         subchannel.connected(1);
         let old = {
             let subchannel = subchannel.clone();
