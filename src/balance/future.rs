@@ -64,12 +64,18 @@ struct Call<S, Req, T> {
     request: Option<Req>,
     /// On the endpoint that has the request.
     claim: Option<Claim>,
-    /// The connections that were asked for readiness or handed the request back, if any was. Boxed,
-    /// since most calls never look at it.
-    tried: Option<Box<Tried>>,
-    /// Those that handed it back.
-    returned: Option<Box<Tried>>,
     hash: Option<u64>,
+    /// Boxed, since most calls never have one.
+    misses: Option<Box<Misses>>,
+}
+
+/// What went wrong with a call so far.
+#[derive(Debug, Default)]
+struct Misses {
+    /// The connections that were asked for readiness or handed the request back.
+    tried: Tried,
+    /// Those that handed it back.
+    returned: Tried,
     redispatches: u8,
 }
 
@@ -113,10 +119,8 @@ where
                 rng,
                 request: Some(request),
                 claim: None,
-                tried: None,
-                returned: None,
                 hash: None,
-                redispatches: 0,
+                misses: None,
             },
         }
     }
@@ -174,16 +178,15 @@ where
                     };
                     match call.track.reclaim(error) {
                         Ok(request) => {
-                            call.returned
-                                .get_or_insert_default()
-                                .insert(claim.connection());
+                            let misses = call.misses.get_or_insert_default();
+                            misses.returned.insert(claim.connection());
                             // An endpoint that was only busy may take it yet.
-                            call.tried = call.returned.clone();
+                            misses.tried = misses.returned;
                             claim.take_back();
-                            if call.redispatches == MAX_REDISPATCHES {
+                            if misses.redispatches == MAX_REDISPATCHES {
                                 return Poll::Ready(Err(handed_back()));
                             }
-                            call.redispatches += 1;
+                            misses.redispatches += 1;
                             call.request = Some(request);
                             this.state.set(State::Choosing(None));
                         }
@@ -248,6 +251,12 @@ where
         service.call(self.request.take().expect("polled after completion"))
     }
 
+    /// `connection` is not ready to be called.
+    #[cold]
+    fn missed(&mut self, connection: u64) {
+        self.misses.get_or_insert_default().tried.insert(connection);
+    }
+
     /// Ready when there may be something new to see, and always the first time: subscribed before
     /// one more look, so that a change between the look before and here is seen.
     #[cold]
@@ -298,7 +307,7 @@ where
         loop {
             let request = self.request.as_ref().expect("polled after completion");
             let info = self.track.request(request);
-            let tried = self.tried.as_deref().unwrap_or(Tried::NOTHING);
+            let tried = self.misses.as_ref().map_or(Tried::NOTHING, |m| &m.tried);
             let mut context = PickContext::new(&mut self.rng)
                 .with_request(info)
                 .with_tried(tried)
@@ -334,15 +343,11 @@ where
                     return Choice::Called(self.dispatch(&mut service, claim));
                 }
                 Poll::Ready(Err(error)) => {
-                    self.tried
-                        .get_or_insert_default()
-                        .insert(candidate.connection());
+                    self.missed(candidate.connection());
                     self.shared.not_ready(claim, error.into());
                 }
                 Poll::Pending => {
-                    self.tried
-                        .get_or_insert_default()
-                        .insert(candidate.connection());
+                    self.missed(candidate.connection());
                     return Choice::Pending(Held { service, claim });
                 }
             }
@@ -428,8 +433,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("tried", &self.call.tried)
-            .field("redispatches", &self.call.redispatches)
+            .field("misses", &self.call.misses)
             .finish_non_exhaustive()
     }
 }
