@@ -65,13 +65,12 @@ async fn balance(count: usize, policy: impl Policy) -> Balance<Echo, Plain> {
         .seed(1)
         .build()
         .expect("the settings are right");
+    let all_up = || {
+        let endpoints = balance.report().endpoints;
+        endpoints.len() == count && endpoints.iter().all(|e| e.state.as_str() == "READY")
+    };
     let up = async {
-        while balance
-            .report()
-            .endpoints
-            .iter()
-            .any(|e| e.state.as_str() != "READY")
-        {
+        while !all_up() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
@@ -90,10 +89,13 @@ fn tower_balance(count: usize) -> TowerBalance {
     p2c::Balance::new(ServiceList::new(services))
 }
 
+/// Services with their calls under way.
+type List = Vec<(Echo, Arc<AtomicU32>)>;
+
 /// Two choices over a swappable list.
 #[derive(Clone)]
 struct Bare {
-    list: Arc<ArcSwap<Vec<(Echo, Arc<AtomicU32>)>>>,
+    list: Arc<ArcSwap<List>>,
     rng: fastrand::Rng,
 }
 

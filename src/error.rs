@@ -75,6 +75,15 @@ impl Error {
         )
     }
 
+    /// `build()` was called in a tokio runtime that cannot wait for a time.
+    pub(crate) fn no_timers() -> Self {
+        Self::new(
+            Kind::NoRuntime,
+            "the tokio runtime here has no timers: build it with `enable_time` or `enable_all`",
+            None,
+        )
+    }
+
     /// No endpoint can take the call now.
     pub(crate) fn unavailable(
         message: impl Into<Cow<'static, str>>,

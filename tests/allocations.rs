@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Full};
 use tower::{Service, service_fn};
 
 const CALLS: u64 = 1_000;
+const ENDPOINTS: usize = 10;
 
 /// Polls a future that needs no waiting to its end.
 fn now<F: Future>(future: F) -> F::Output {
@@ -25,14 +26,12 @@ fn now<F: Future>(future: F) -> F::Output {
 }
 
 async fn all_ready<S, T>(balance: &Balance<S, T>) {
+    let all_up = || {
+        let endpoints = balance.report().endpoints;
+        endpoints.len() == ENDPOINTS && endpoints.iter().all(|e| e.state.as_str() == "READY")
+    };
     let up = async {
-        while balance.report().endpoints.is_empty()
-            || balance
-                .report()
-                .endpoints
-                .iter()
-                .any(|e| e.state.as_str() != "READY")
-        {
+        while !all_up() {
             tokio::task::yield_now().await;
         }
     };
@@ -50,7 +49,7 @@ fn allocations(mut call: impl FnMut(u64)) -> u64 {
 async fn plain(policy: impl Policy) {
     let name = policy.name();
     let service = |i| move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) };
-    let services = (0..10).map(|i| (format!("e{i}"), service_fn(service(i))));
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service(i as u64))));
     let mut balance = Balance::builder()
         .services(services)
         .policy(policy)
@@ -85,7 +84,7 @@ async fn least_request_allocates_nothing() {
 #[tokio::test]
 async fn a_call_that_fails_allocates_no_more_than_its_error() {
     let service = |_: u64| ready(Err::<u64, _>(std::fmt::Error));
-    let services = (0..10).map(|i| (format!("e{i}"), service_fn(service)));
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
     let mut balance = Balance::builder()
         .services(services)
         .seed(1)
@@ -107,7 +106,7 @@ async fn following_an_http_body_to_its_end_allocates_nothing() {
         let response = http::Response::new(request.into_body());
         ready(Ok::<_, Infallible>(response))
     };
-    let services = (0..10).map(|i| (format!("e{i}"), service_fn(service)));
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
     let mut balance = Balance::builder()
         .services(services)
         .http()

@@ -116,7 +116,7 @@ fn source(
     let balance = Balance::builder()
         .discovery(counted)
         .connector(connector)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .seed(7)
         .build()
         .unwrap();
@@ -664,7 +664,7 @@ async fn services_that_are_not_clone_take_a_buffer_each() {
     });
     let balance = Balance::builder()
         .services(services)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     let calls: Vec<_> = (0..40)
@@ -701,7 +701,7 @@ async fn a_buffer_whose_service_breaks_takes_one_endpoint_out() {
     });
     let balance = Balance::builder()
         .services(services)
-        .policy(RoundRobin)
+        .policy(RoundRobin::default())
         .build()
         .unwrap();
     let mut failed = 0;

@@ -83,9 +83,10 @@ fn expect(
 ) -> Option<Change> {
     match (entry, outcome) {
         (Entry::Normal, Outcome::Success) => pair.failures = 0,
-        (Entry::Normal, Outcome::Failure) => {
+        // What fails while the endpoint is out, or on its way back, is no news.
+        (Entry::Normal, Outcome::Failure) if pair.state == State::Open => {
             pair.failures += 1;
-            if pair.failures >= threshold && pair.state == State::Open && room {
+            if pair.failures >= threshold && room {
                 pair.state = State::Ejected;
                 return Some(Change::Ejected);
             }
@@ -99,7 +100,10 @@ fn expect(
             pair.state = State::Ejected;
             return Some(Change::Ejected);
         }
-        (Entry::Probe, _) => pair.state = State::Due,
+        (Entry::Probe, _) => {
+            pair.state = State::Due;
+            return Some(Change::ProbeReturned);
+        }
         _ => {}
     }
     None

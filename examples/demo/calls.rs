@@ -31,7 +31,15 @@ pub(crate) struct Finished {
     pub(crate) ended: Instant,
     /// The endpoint whose response head arrived.
     pub(crate) endpoint: Option<EndpointId>,
-    pub(crate) result: Result<(), Failure>,
+    pub(crate) result: Result<Answer, Failure>,
+}
+
+/// What a good answer was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Reply,
+    /// Somebody else's server does not have the demo's service, and said so.
+    Unimplemented,
 }
 
 /// Why a call failed.
@@ -95,10 +103,9 @@ impl Caller {
             (Ok(server), Some(id)) if self.own_servers && server != id.as_str() => Err(
                 Failure::wrong(format!("{server} answered a call that was given to {id}")),
             ),
-            (Ok(_), _) => Ok(()),
-            // Somebody else's server need not know the demo's service. That it says so is an answer.
+            (Ok(_), _) => Ok(Answer::Reply),
             (Err(failure), Some(_)) if !self.own_servers && failure.code == Code::Unimplemented => {
-                Ok(())
+                Ok(Answer::Unimplemented)
             }
             (Err(failure), _) => Err(failure),
         };

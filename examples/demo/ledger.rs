@@ -7,7 +7,7 @@ use std::time::Instant;
 use evenkeel::EndpointId;
 use hdrhistogram::Histogram;
 
-use crate::calls::{Failure, Finished};
+use crate::calls::{Answer, Failure, Finished};
 
 /// How many failures are kept one by one. What comes after is only counted: no script has so many.
 const KEPT: usize = 10_000;
@@ -27,12 +27,14 @@ pub(crate) struct Books {
     pub(crate) not_sent: u64,
     pub(crate) finished: u64,
     pub(crate) failed: u64,
+    /// Answered by a server that does not have the method.
+    pub(crate) unimplemented: u64,
     /// By endpoint, for calls whose response head arrived.
     pub(crate) endpoints: BTreeMap<EndpointId, Account>,
     pub(crate) failures: Vec<FailedCall>,
     pub(crate) latency: Latency,
     /// The answers of the watched endpoint, in their order.
-    pub(crate) answers: Vec<Answer>,
+    pub(crate) answers: Vec<Watched>,
     watched: Option<EndpointId>,
 }
 
@@ -64,7 +66,7 @@ pub(crate) struct FailedCall {
 
 /// One answer of the watched endpoint.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Answer {
+pub(crate) struct Watched {
     pub(crate) started: Instant,
     pub(crate) ended: Instant,
     pub(crate) ok: bool,
@@ -90,6 +92,7 @@ impl Ledger {
         let took = call.ended - call.started;
         books.finished += 1;
         books.failed += u64::from(!ok);
+        books.unimplemented += u64::from(matches!(call.result, Ok(Answer::Unimplemented)));
         if ok {
             books.latency.record(took);
         }
@@ -105,7 +108,7 @@ impl Ledger {
             }
         }
         if books.watched.is_some() && books.watched == call.endpoint {
-            books.answers.push(Answer {
+            books.answers.push(Watched {
                 started: call.started,
                 ended: call.ended,
                 ok,

@@ -119,14 +119,14 @@ async fn run(options: &Options) -> Result<ExitCode, evenkeel::Error> {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut last = began;
-    let mut show = |view: &mut View, at_least: Duration| {
+    let mut show = |view: &mut View| {
         let now = Instant::now();
-        let since = now - last;
-        if since < at_least {
-            return;
-        }
-        last = now;
-        let table = Table::new(&channel.report(), &ledger.turn_page(), since);
+        let page = ledger.turn_page();
+        let table = Table::new(
+            &channel.report(),
+            &page,
+            now - std::mem::replace(&mut last, now),
+        );
         let at = now - began;
         view.table(at, title(options, at, &ledger), table);
     };
@@ -135,21 +135,20 @@ async fn run(options: &Options) -> Result<ExitCode, evenkeel::Error> {
             biased;
             Some(event) = heard.recv() => view.event(began.elapsed(), &event),
             _ = &mut load => break,
-            _ = ticks.tick() => show(&mut view, Duration::ZERO),
+            _ = ticks.tick() => show(&mut view),
         }
     }
     let elapsed = began.elapsed();
     while let Ok(event) = heard.try_recv() {
         view.event(elapsed, &event);
     }
-    // What came in the moment since the last tick would show as no calls at all.
-    show(&mut view, Duration::from_millis(500));
     view.close();
     helpers.shutdown().await;
 
     let books = ledger.read();
     let faults = notices.faults();
-    let verdict = Verdict::new(&books, &faults, &channel.report(), script::EJECT_AFTER);
+    let report = channel.report();
+    let verdict = Verdict::new(&books, &faults, &report, script::EJECT_AFTER);
     let summary = Summary {
         options,
         elapsed,
@@ -157,6 +156,7 @@ async fn run(options: &Options) -> Result<ExitCode, evenkeel::Error> {
         books: &books,
         faults: &faults,
         verdict: &verdict,
+        report: &report,
     };
     let text = if options.json {
         format!("{:#}\n", summary.json())
@@ -199,7 +199,7 @@ fn title(options: &Options, at: Duration, ledger: &Ledger) -> String {
         "{}, {} rps, {:.0} of {} s: {sent} calls, {failed} failed",
         options.policy.name(),
         options.rps,
-        at.as_secs_f64(),
+        at.min(options.duration()).as_secs_f64(),
         options.seconds,
     )
 }

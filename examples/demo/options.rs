@@ -42,7 +42,8 @@ pub(crate) struct Options {
     pub(crate) quiet: bool,
 
     /// Call these servers instead (http://host:port), with load and table but no script. They are
-    /// sent evenkeel.demo.v1.Demo/Echo; that one does not know it counts as an answer.
+    /// sent evenkeel.demo.v1.Demo/Echo; if they do not have it, their UNIMPLEMENTED counts as an
+    /// answer.
     #[arg(long, value_name = "URI,URI", value_delimiter = ',', value_parser = uri)]
     pub(crate) endpoints: Vec<String>,
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use evenkeel::EndpointId;
+use evenkeel::observe::Report;
 use serde_json::{Value, json};
 
 use crate::ledger::{Books, Latency};
@@ -20,6 +21,8 @@ pub(crate) struct Summary<'a> {
     pub(crate) books: &'a Books,
     pub(crate) faults: &'a [Fault],
     pub(crate) verdict: &'a Verdict,
+    /// The channel's last.
+    pub(crate) report: &'a Report,
 }
 
 struct Line {
@@ -38,6 +41,9 @@ impl Summary<'_> {
             let account = accounts.entry(id.clone()).or_default();
             account.calls += lost;
             account.failed += lost;
+        }
+        for endpoint in &self.report.endpoints {
+            accounts.entry(endpoint.id.clone()).or_default();
         }
         let total: u64 = accounts.values().map(|account| account.calls).sum();
         accounts
@@ -90,6 +96,7 @@ impl Summary<'_> {
             "expected_failures": self.verdict.expected,
             "unexpected_failures": self.verdict.unexpected,
             "not_sent": self.books.not_sent,
+            "unimplemented": self.books.unimplemented,
             "p50_ms": self.books.latency.quantile_ms(0.5),
             "p99_ms": self.books.latency.quantile_ms(0.99),
             "failures": causes.collect::<Vec<_>>(),
@@ -128,6 +135,13 @@ impl fmt::Display for Summary<'_> {
             writeln!(
                 f,
                 "{not_sent} more were due while too many were under way, and not sent"
+            )?;
+        }
+        if books.unimplemented > 0 {
+            writeln!(
+                f,
+                "{} of the answers were UNIMPLEMENTED: no evenkeel.demo.v1.Demo there",
+                books.unimplemented
             )?;
         }
         self.failures(f)?;
@@ -174,15 +188,15 @@ impl fmt::Display for Summary<'_> {
 impl Summary<'_> {
     fn failures(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.failed() > 0 {
-            writeln!(f, "\n{:>8}  failed calls", "")?;
+            writeln!(f, "\nfailed calls")?;
         }
         for cause in &self.verdict.causes {
             let mark = if cause.expected {
-                "expected  "
+                "expected: "
             } else {
-                "UNEXPECTED"
+                "UNEXPECTED:"
             };
-            writeln!(f, "{:>8}  {mark}  {}", cause.count, cause.text)?;
+            writeln!(f, "{:>6} {mark} {}", cause.count, cause.text)?;
         }
         match self.verdict.unexpected {
             0 => writeln!(f, "no call failed that should not have"),

@@ -19,7 +19,7 @@ const HEADS: [&str; 8] = [
     "ejected",
 ];
 
-/// The least width of each column, so that the table does not jump; together, 79. The longest
+/// The width of each column where there is room, so that the table does not jump; together, 79. The longest
 /// state is TRANSIENT_FAILURE.
 const WIDTHS: [usize; 8] = [8, 17, 9, 4, 6, 6, 8, 7];
 
@@ -66,16 +66,20 @@ impl Table {
     /// The lines, none longer than `width`: columns that do not fit are left out.
     pub(crate) fn lines(&self, width: usize) -> Vec<(Mood, String)> {
         let mut columns: Vec<usize> = (0..HEADS.len()).collect();
-        let widths: [usize; 8] = std::array::from_fn(|column| {
+        let longest = |column: usize| -> usize {
             let cells = self.rows.iter().map(|(_, cells)| cells[column].len());
-            cells.fold(WIDTHS[column], usize::max)
-        });
-        let total = |columns: &[usize]| -> usize {
+            cells.max().unwrap_or_default()
+        };
+        let total = |columns: &[usize], widths: &[usize; 8]| -> usize {
             let cells: usize = columns.iter().map(|&column| widths[column]).sum();
             cells + GAP.len() * (columns.len() - 1)
         };
+        let mut widths = std::array::from_fn(|column| longest(column).max(WIDTHS[column]));
+        if total(&columns, &widths) > width {
+            widths = std::array::from_fn(longest);
+        }
         for drop in DROPPED {
-            if total(&columns) <= width {
+            if total(&columns, &widths) <= width {
                 break;
             }
             columns.retain(|&column| column != drop);

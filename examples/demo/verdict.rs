@@ -99,7 +99,7 @@ impl Verdict {
             !excused
         });
         let text = format!(
-            "UNAVAILABLE: lost with the connection to {}, which was killed",
+            "UNAVAILABLE: lost with {}, which was killed",
             fault.endpoint
         );
         self.add(text, count, true);
@@ -126,9 +126,9 @@ impl Verdict {
             in_a_row = if answer.ok { 0 } else { in_a_row + 1 };
             in_a_row == eject_after
         });
-        let Some(due) = due.map(|answer| answer.ended).or(fault.noticed) else {
-            return;
-        };
+        // Without so many in a row no ejection was due, up to the last answer.
+        let due = due.or(answers.last()).map(|answer| answer.ended);
+        let Some(due) = due else { return };
         // Answers may reach the ledger in another order than the channel, so the later of both.
         let last = fault.noticed.map_or(due, |noticed| noticed.max(due));
         let successes = answers.iter().filter(|a| a.ok && a.ended <= last).count() as u64;

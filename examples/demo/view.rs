@@ -25,8 +25,10 @@ enum Kind {
     },
     Live {
         last: Option<(String, Table)>,
-        /// The lengths of the lines that are on the screen and will be drawn over.
-        drawn: Vec<usize>,
+        /// The lines that are on the screen and will be drawn over.
+        drawn: usize,
+        /// The screen's width when they were drawn.
+        width: usize,
     },
 }
 
@@ -48,7 +50,8 @@ impl View {
         let kind = match (options.quiet, terminal) {
             (false, true) if !dumb => Kind::Live {
                 last: None,
-                drawn: Vec::new(),
+                drawn: 0,
+                width: 0,
             },
             (false, _) if terminal || !options.json => Kind::Plain { headed: false },
             _ => Kind::Silent,
@@ -120,36 +123,43 @@ impl View {
         let Kind::Live {
             last: Some((title, table)),
             drawn,
+            width: at_width,
         } = &mut self.kind
         else {
             return Ok(());
         };
         let (width, height) = screen();
+        *at_width = width;
         // A line that fills the last column would wrap on some terminals.
         let width = width - 1;
         let mut lines = vec![(Mood::Head, title.chars().take(width).collect())];
         lines.extend(table.lines(width));
         lines.truncate(height - 1);
+        *drawn = lines.len();
         for (mood, line) in lines {
             paint(text, mood, &line, self.colour)?;
-            drawn.push(line.chars().count());
         }
         Ok(())
     }
 
     /// Takes the last table off the screen.
     fn erase(&mut self, text: &mut Vec<u8>) -> io::Result<()> {
-        let Kind::Live { drawn, .. } = &mut self.kind else {
+        let Kind::Live { drawn, width, .. } = &mut self.kind else {
             return Ok(());
         };
-        // A terminal that was made narrower has wrapped the lines.
-        let (width, height) = screen();
-        let rows: usize = drawn.drain(..).map(|len| len.div_ceil(width).max(1)).sum();
-        let rows = u16::try_from(rows.min(height - 1)).unwrap_or(u16::MAX);
-        if rows > 0 {
-            queue!(text, cursor::MoveToPreviousLine(rows))?;
+        let rows = std::mem::take(drawn);
+        let (now, height) = screen();
+        // Some terminals wrap old lines when they get another width and some do not. The old table
+        // then stays, since what stands above it must.
+        if rows == 0 || rows >= height || *width != now {
+            return Ok(());
         }
-        queue!(text, Clear(ClearType::FromCursorDown))
+        let rows = u16::try_from(rows).unwrap_or(u16::MAX);
+        queue!(
+            text,
+            cursor::MoveToPreviousLine(rows),
+            Clear(ClearType::FromCursorDown)
+        )
     }
 
     /// Writes in one piece. Whoever does not listen any more is left alone; the run goes on.

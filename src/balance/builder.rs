@@ -206,7 +206,12 @@ impl<C, T> Builder<C, T> {
             Source::Stream(_) => {}
         }
         self.settings.validate()?;
-        Runtime::try_current().map_err(|_| Error::no_runtime())
+        let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
+        // tokio does not say whether it has timers, other than by this panic: better here than in
+        // the driver, whose end looks like that of its runtime.
+        std::panic::catch_unwind(|| drop(tokio::time::sleep(Duration::ZERO)))
+            .map_err(|_| Error::no_timers())?;
+        Ok(runtime)
     }
 
     /// A layer that puts a balancer over a service that makes services. It needs a fixed list of
@@ -238,7 +243,8 @@ impl<C: Connector, T> Builder<C, T> {
     ///
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an endpoint with an empty id or a weight
-    /// of 0, two endpoints with one id, a percentage over 100, a delay of zero; or no tokio runtime.
+    /// of 0, two endpoints with one id, a percentage over 100, a delay of zero; or no tokio runtime,
+    /// or one without timers.
     pub fn build(self) -> Result<Balance<C::Service, T>, Error> {
         let runtime = self.validate()?;
         let (initial, discovery) = match self.source {

@@ -64,8 +64,11 @@ struct Call<S, Req, T> {
     request: Option<Req>,
     /// On the endpoint that has the request.
     claim: Option<Claim>,
-    /// The connections that were tried, if any was. Boxed, since most calls never look at it.
+    /// The connections that were asked for readiness or handed the request back, if any was. Boxed,
+    /// since most calls never look at it.
     tried: Option<Box<Tried>>,
+    /// Those that handed it back.
+    returned: Option<Box<Tried>>,
     hash: Option<u64>,
     redispatches: u8,
 }
@@ -111,6 +114,7 @@ where
                 request: Some(request),
                 claim: None,
                 tried: None,
+                returned: None,
                 hash: None,
                 redispatches: 0,
             },
@@ -170,9 +174,11 @@ where
                     };
                     match call.track.reclaim(error) {
                         Ok(request) => {
-                            call.tried
+                            call.returned
                                 .get_or_insert_default()
                                 .insert(claim.connection());
+                            // An endpoint that was only busy may take it yet.
+                            call.tried = call.returned.clone();
                             claim.take_back();
                             if call.redispatches == MAX_REDISPATCHES {
                                 return Poll::Ready(Err(handed_back()));
@@ -312,11 +318,10 @@ where
             let Some(candidate) = candidate else {
                 return nothing(&snapshot, &info);
             };
-            let service = snapshot
-                .services
-                .get(candidate.slot())
-                .and_then(Option::as_ref);
-            let (Some(service), Some(claim)) = (service, candidate.claim(ignore_ejections)) else {
+            // The clone first: claiming writes, and what is read after that would wait for it.
+            let service = snapshot.services.get(candidate.slot()).cloned().flatten();
+            let claim = candidate.claim(ignore_ejections);
+            let (Some(mut service), Some(claim)) = (service, claim) else {
                 races += 1;
                 if races > MAX_RACES {
                     // A picker that names endpoints which cannot be used would be asked for ever.
@@ -324,7 +329,6 @@ where
                 }
                 continue;
             };
-            let mut service = service.clone();
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
                     return Choice::Called(self.dispatch(&mut service, claim));

@@ -405,6 +405,8 @@ impl Cluster {
                 self.ejection_ends.insert((until, key));
                 warn!(endpoint = %entry.endpoint.id(), seconds = (until - now).as_secs_f64(), "ejected: too many failures in a row");
             }
+            // Out again already, and that word came first: it is the newer one.
+            Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
             Change::Readmitted => {
                 entry.readmit(now);
                 info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");

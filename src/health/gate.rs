@@ -40,13 +40,6 @@ impl Gate {
         matches!(self.0.load(Ordering::Relaxed), OPEN | PROBE_DUE)
     }
 
-    /// Whether a call could enter now, or as soon as a probing call has ended: no word comes when one
-    /// ends without a verdict.
-    #[inline]
-    pub fn may_admit(&self) -> bool {
-        matches!(self.0.load(Ordering::Relaxed), OPEN | PROBE_DUE | PROBING)
-    }
-
     /// Whether the endpoint is in full use.
     #[inline]
     pub fn is_open(&self) -> bool {

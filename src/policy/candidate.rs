@@ -14,8 +14,11 @@ pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
 /// The live record of one endpoint: its load, its health and which connection is up. It stays the
 /// same through all sets of candidates for as long as the endpoint is known.
 ///
-/// What a call touches is at the front, on one cache line.
-#[repr(C, align(64))]
+/// What a call touches is at the front, next to the counts of the `Arc` around this; what it does not
+/// touch comes after, enough of it that the fronts of two endpoints are never on one cache line. Aligned
+/// to a line it would take two for each call and twice the room, and ten thousand endpoints would not
+/// fit into a core's own cache.
+#[repr(C)]
 pub struct Subchannel {
     connection: AtomicU64,
     load: InFlight,
@@ -224,9 +227,8 @@ impl Candidates {
     /// are usable too.
     pub fn new(all: impl Into<Arc<[Candidate]>>, ignore_ejections: bool) -> Self {
         let all = all.into();
-        let usable = |c: &Candidate| {
-            c.is_connected() && (ignore_ejections || c.subchannel.health.gate().may_admit())
-        };
+        let usable =
+            |c: &Candidate| c.is_connected() && (ignore_ejections || c.subchannel.health.admits());
         let usable = if all.iter().all(usable) {
             all.clone()
         } else {
@@ -270,14 +272,9 @@ impl Candidates {
         &self.all
     }
 
-    /// Those that could be picked when the set was made, or might be later without a new set. One may
-    /// have been lost since, or be waiting for its probing call; ask
+    /// Those that could be picked when the set was made. One may have been lost since; ask
     /// [`PickContext::is_usable`](crate::policy::PickContext::is_usable).
     pub fn usable(&self) -> &Arc<[Candidate]> {
         &self.usable
     }
 }
-
-#[cfg(test)]
-#[path = "candidate_tests.rs"]
-mod tests;

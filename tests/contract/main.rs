@@ -15,4 +15,6 @@ mod point_9_identity;
 
 mod chaos;
 mod ejection;
+mod ejection_streams;
 mod mistakes;
+mod ways_in;

@@ -126,6 +126,20 @@ fn outside_a_runtime_build_and_layer_are_typed_errors() {
     assert_field(build(|b| b.endpoints([""])), "endpoints");
 }
 
+#[test]
+fn a_runtime_without_timers_is_a_typed_error() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        assert_field(build(|b| b.endpoints(["a"])), "runtime");
+        assert_field(
+            Balance::builder().endpoints(["a"]).layer().map(drop),
+            "runtime",
+        );
+    });
+}
+
 /// "No limit" is how such values are meant.
 #[tokio::test(start_paused = true)]
 async fn the_longest_times_are_times_like_any_other() {

@@ -1,6 +1,6 @@
 //! A request that the server did not process goes to an endpoint not yet tried, at most 3 times.
 
-use evenkeel::policy::RoundRobin;
+use evenkeel::policy::{Random, RoundRobin};
 use tower::ServiceExt;
 
 use crate::builder;
@@ -95,4 +95,28 @@ async fn point_4_a_new_connection_of_a_tried_endpoint_counts_as_not_tried() {
     let answer = within("the new connection takes it", call).await.unwrap();
     assert_eq!(answer.unwrap(), "a");
     assert_eq!((server.dials().len(), server.calls()), (2, 2));
+}
+
+/// An endpoint that was busy has been asked, and has not had the request.
+#[tokio::test(start_paused = true)]
+async fn point_4_an_endpoint_that_was_only_busy_counts_as_not_tried() {
+    let world = World::new();
+    let [a, b] = world.servers(["a", "b"]);
+    a.set_readiness(Readiness::Queue);
+    b.set_answer(Answer::HandBack);
+    let balance = builder!(world)
+        .endpoints(["a", "b"])
+        .policy(Random::default())
+        .build()
+        .unwrap();
+    connected(&balance, 2).await;
+    for round in 1..=20 {
+        let call = tokio::spawn(balance.clone().oneshot(ask("x")));
+        until("b has handed it back", || b.calls() == round).await;
+        settle().await;
+        assert!(!call.is_finished(), "a may take it yet");
+        while a.admit() {}
+        let answer = within("a takes it", call).await.unwrap();
+        assert_eq!(answer.unwrap(), "a", "call {round}");
+    }
 }

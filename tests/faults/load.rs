@@ -67,8 +67,8 @@ pub enum Kind {
     Echo(usize),
     /// One request, three replies.
     ServerStream,
-    /// Three requests, one reply.
-    ClientStream,
+    /// Three requests, the first of so many bytes, one small reply.
+    ClientStream(usize),
     /// Three of each.
     BidiStream,
 }
@@ -80,20 +80,20 @@ impl Kind {
             replies: 3,
             ..EchoRequest::default()
         };
-        let requests = || stream::iter([100, 200, 300].map(request));
+        let requests = |first| stream::iter([first, 200, 300].map(request));
         let (mut replies, wanted) = match self {
             Self::Echo(bytes) => {
                 let reply = client.echo(request(bytes)).await?.into_inner();
                 assert_eq!(reply.payload.len(), bytes, "the reply is the request's");
                 return Ok(reply.server);
             }
-            Self::ClientStream => {
-                let reply = client.client_stream(requests()).await?.into_inner();
+            Self::ClientStream(first) => {
+                let reply = client.client_stream(requests(first)).await?.into_inner();
                 assert_eq!(reply.count, 3, "the server reads each request once");
                 return Ok(reply.server);
             }
             Self::ServerStream => (client.server_stream(request(10)).await?.into_inner(), 3),
-            Self::BidiStream => (client.bidi_stream(requests()).await?.into_inner(), 3),
+            Self::BidiStream => (client.bidi_stream(requests(100)).await?.into_inner(), 3),
         };
         let mut seen = 0;
         let mut server = String::new();

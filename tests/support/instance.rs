@@ -40,6 +40,16 @@ pub(super) struct Instance {
 }
 
 impl Instance {
+    /// One connection that came by another way than the port.
+    pub(super) async fn attach<I>(self, stream: I, site: Arc<Site>)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let _open = site.counts.connected();
+        let speak = speak(stream, &site, &self.drain);
+        self.kill.run_until_cancelled(speak).await;
+    }
+
     pub(super) async fn run(self, listener: Listener, site: Arc<Site>) {
         // In this order, and also when the runtime goes first.
         let _ended = self.ended.clone().drop_guard();

@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Request;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
 use tokio::runtime::{Handle, Runtime};
 use tokio_rustls::TlsAcceptor;
@@ -297,6 +298,19 @@ impl TestServer {
             }
         })
         .await;
+    }
+
+    /// Serves `stream`, the far end of a pipe in memory, as if it had come through the port: in
+    /// plaintext, counted, drained and killed with the rest. A server that is down hangs up.
+    pub fn attach<I>(&self, stream: I)
+    where
+        I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let listening = |instance: &&Instance| !instance.closed.is_cancelled();
+        if let Some(instance) = self.instances().iter().rev().find(listening) {
+            let attached = instance.clone().attach(stream, Arc::clone(&self.site));
+            self.handle.spawn(attached);
+        }
     }
 
     fn instances(&self) -> MutexGuard<'_, Vec<Instance>> {

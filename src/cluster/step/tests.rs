@@ -685,6 +685,38 @@ fn a_returned_probe_makes_a_new_set() {
     assert_eq!(candidates.usable().len(), 2);
 }
 
+/// The words of two callers may overtake each other on their way here.
+#[test]
+fn out_again_is_newer_than_back_whichever_comes_first() {
+    let mut m = Machine::ready(settings(), ["a", "b"]);
+    m.eject("a");
+    m.advance_ms(30_000);
+    let (candidates, _) = m.publish();
+    let candidate = &candidates.all()[0];
+    candidate
+        .claim(false)
+        .expect("the probing call")
+        .finish(Outcome::Success);
+    for _ in 0..5 {
+        candidate
+            .claim(false)
+            .expect("it is back")
+            .finish(Outcome::Failure);
+    }
+    m.changes.lock().unwrap().reverse();
+    m.hear();
+    assert!(!m.entry("a").subchannel.health().gate().is_open());
+    assert!(
+        m.entry("a").ejection.is_some(),
+        "the report says that it is out"
+    );
+    m.update(["b"]);
+    assert!(
+        m.cluster.ejection_ends.is_empty(),
+        "and nothing is left of it"
+    );
+}
+
 #[test]
 fn panic_counts_ready_and_not_ejected_over_all() {
     let mut m = Machine::ready(settings(), ["a", "b", "c", "d"]);

@@ -5,8 +5,8 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
-use super::super::gauge::ConnectionGauge;
 use super::*;
+use crate::grpc::http2::ConnectionGauge;
 
 fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
     let len = (payload as u32).to_be_bytes();

@@ -13,8 +13,8 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 use super::peer::{request, soon};
-use crate::Endpoint;
 use crate::connection::{ConnectionEvents, Connector};
+use crate::endpoint::Endpoint;
 use crate::grpc::http2::{Http2, Http2Connector, Http2Settings};
 
 /// A server that answers with what it saw: scheme, authority, path and body.

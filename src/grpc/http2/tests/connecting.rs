@@ -10,8 +10,8 @@ use tower_service::Service;
 use super::peer::{
     GOAWAY, Open, SETTINGS, connect, connector, open, open_with, request, soon, until,
 };
-use crate::Endpoint;
 use crate::connection::{ConnectionEvents, Connector};
+use crate::endpoint::Endpoint;
 use crate::grpc::http2::{Http2, Http2Connector, Http2Settings, is_connection_lost};
 
 fn tcp() -> Http2Connector {

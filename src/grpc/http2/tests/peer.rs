@@ -9,8 +9,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::sync::mpsc;
 use tonic::body::Body;
 
-use crate::Endpoint;
 use crate::connection::{ConnectionEvents, Connector};
+use crate::endpoint::Endpoint;
 use crate::grpc::http2::{ConnectError, Http2, Http2Connector, Http2Settings};
 
 pub(super) const DATA: u8 = 0;
