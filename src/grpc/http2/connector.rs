@@ -21,6 +21,7 @@ use crate::error::{BoxError, Error};
 
 use super::address::check_address;
 use super::connect_error::{ConnectError, Stage};
+use super::cork::Corked;
 use super::executor::Tasks;
 use super::gauge::ConnectionGauge;
 use super::io::{ObservedIo, Refusing};
@@ -250,6 +251,7 @@ impl Inner {
         let counted = self.gauge.enter();
         let (io, settings_seen) = ObservedIo::new(transport, events, refusing.clone(), counted);
         let (tasks, driver) = Tasks::new();
+        let io = Corked::new(io, driver.cork());
         let builder = self.builder(tasks.clone());
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
         let driver = AbortOnDrop(Some(tokio::spawn(driver)));

@@ -3,7 +3,8 @@
 //! hyper splits a connection into one future for the transport, one that takes requests, and one or
 //! two for each call, and asks an executor to run them. A task for each costs every call an
 //! allocation by the runtime and several rounds through its scheduler, often on another thread. Here
-//! a call's futures are polled by the task that read the bytes which woke them.
+//! a call's futures are polled by the task that read the bytes which woke them, and what they cause
+//! to be written goes out in one write at the end of the task's turn.
 
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -14,8 +15,16 @@ use std::task::{Context, Poll, Wake, Waker};
 
 use hyper::rt::Executor;
 
+use super::cork::Cork;
+
 /// How often the driver looks at its queue before it lets other tasks run.
 const ROUNDS: usize = 16;
+
+/// hyper's futures for the connection itself; the others are those of calls.
+const OWN_FUTURES: usize = 2;
+
+/// One sends the body, one waits for the response.
+const FUTURES_OF_A_CALL: usize = 2;
 
 type Spawned = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -34,6 +43,12 @@ pub(super) struct Driver {
     // Kept for their memory.
     spawned: Vec<Spawned>,
     woken: Vec<usize>,
+    cork: Cork,
+    /// The last turn ended before all was written.
+    overdue: bool,
+    /// How many futures the last turn took which took any.
+    taken: usize,
+    yielded: bool,
 }
 
 /// A place for a future. Its waker outlives the future: a late wake costs a look, no more.
@@ -73,6 +88,10 @@ impl Tasks {
             vacant: Vec::new(),
             spawned: Vec::new(),
             woken: Vec::new(),
+            cork: Cork::default(),
+            overdue: false,
+            taken: 0,
+            yielded: false,
         };
         (Self { queue }, driver)
     }
@@ -161,6 +180,20 @@ impl Driver {
         }
     }
 
+    /// Holds back what the transport writes while the driver is at work.
+    pub(super) fn cork(&self) -> Cork {
+        self.cork.clone()
+    }
+
+    /// Whether other callers are about to bring calls too. One that is woken by its response mostly
+    /// calls again, and the first to do so wakes the driver, which a runtime with many threads runs
+    /// next. Then it had better stand back once, behind all that is ready to run, and take their
+    /// calls in one turn: that is one write instead of one for each.
+    fn expects_company(&self) -> bool {
+        let under_way = (self.slots.len() - self.vacant.len()).saturating_sub(OWN_FUTURES);
+        under_way + self.taken > FUTURES_OF_A_CALL
+    }
+
     fn is_idle(&self) -> bool {
         self.vacant.len() == self.slots.len()
     }
@@ -183,19 +216,36 @@ impl Future for Driver {
                 state.driver = Some(cx.waker().clone());
             }
         }
+        if !this.yielded && !this.overdue && this.expects_company() {
+            this.yielded = true;
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        this.yielded = false;
+        if !std::mem::take(&mut this.overdue) {
+            this.cork.hold();
+        }
         let mut spawned = std::mem::take(&mut this.spawned);
         let mut woken = std::mem::take(&mut this.woken);
         let mut rounds = 0;
+        let mut taken = 0;
         loop {
             {
                 let mut state = queue.lock();
                 if state.spawned.is_empty() && state.woken.is_empty() {
-                    state.awake = false;
-                    break;
+                    if !this.cork.is_waiting() {
+                        state.awake = false;
+                        break;
+                    }
+                    // The last thing to do in a turn. The wake takes the lock.
+                    drop(state);
+                    this.cork.release();
+                    continue;
                 }
                 std::mem::swap(&mut state.spawned, &mut spawned);
                 std::mem::swap(&mut state.woken, &mut woken);
             }
+            taken += spawned.len();
             for future in spawned.drain(..) {
                 let index = this.insert(future);
                 this.poll_slot(index);
@@ -209,10 +259,19 @@ impl Future for Driver {
             }
             rounds += 1;
             if rounds == ROUNDS || !tokio::task::coop::has_budget_remaining() {
+                // What was gathered is written first thing in the next turn.
+                this.overdue = this.cork.is_waiting();
+                if this.overdue {
+                    this.cork.release();
+                }
                 // `awake` stays set: this wake is the promise to look again.
                 cx.waker().wake_by_ref();
                 break;
             }
+            this.cork.hold();
+        }
+        if taken > 0 {
+            this.taken = taken;
         }
         let done = rounds < ROUNDS && this.is_idle() && !queue.lock().awake;
         this.spawned = spawned;
@@ -231,3 +290,7 @@ impl Drop for Driver {
         drop(spawned);
     }
 }
+
+#[cfg(test)]
+#[path = "executor_tests.rs"]
+mod tests;

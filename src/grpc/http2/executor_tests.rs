@@ -2,10 +2,12 @@ use std::future::{pending, poll_fn};
 use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::*;
+use crate::grpc::http2::cork::Corked;
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(Duration::from_secs(20), future)
@@ -142,4 +144,121 @@ async fn a_slot_is_used_again() {
     assert_eq!(driver.slots.len(), 2, "one for each future at a time");
     drop(hold);
     soon(driver).await;
+}
+
+/// Comes back in the next round of the same turn.
+async fn next_round() {
+    let mut polled = false;
+    poll_fn(|cx| {
+        if polled {
+            return Poll::Ready(());
+        }
+        polled = true;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_written_in_one_turn_goes_out_in_one_piece() {
+    let (tasks, driver) = Tasks::new();
+    let (client, mut server) = tokio::io::duplex(1024);
+    let mut io = Corked::new(client, driver.cork());
+    tasks.execute(async move {
+        for piece in [b"head", b"body"] {
+            io.write_all(piece).await.expect("a buffer takes it");
+            io.flush().await.expect("the cork takes it");
+            next_round().await;
+        }
+        let end = io.read(&mut [0; 8]).await.expect("the pipe is whole");
+        assert_eq!(end, 0, "the server says nothing");
+    });
+    let driver = tokio::spawn(driver);
+    let mut bytes = [0; 64];
+    let read = soon(server.read(&mut bytes)).await.expect("a pipe");
+    assert_eq!(
+        &bytes[..read],
+        b"headbody",
+        "both pieces come with the first read"
+    );
+    drop(server);
+    soon(driver).await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_busy_turn_does_not_hold_back_what_was_written_for_ever() {
+    let (tasks, driver) = Tasks::new();
+    let (client, mut server) = tokio::io::duplex(1024);
+    let mut io = Corked::new(client, driver.cork());
+    tasks.execute(async move {
+        io.write_all(b"hello").await.expect("a buffer takes it");
+        io.flush().await.expect("the cork takes it");
+        let _ = io.read(&mut [0; 8]).await;
+    });
+    // Its turns have no end.
+    tasks.execute(async {
+        loop {
+            next_round().await;
+        }
+    });
+    let driver = tokio::spawn(driver);
+    let mut bytes = [0; 64];
+    let read = soon(server.read(&mut bytes)).await.expect("a pipe");
+    assert_eq!(&bytes[..read], b"hello");
+    driver.abort();
+}
+
+#[test]
+fn it_stands_back_once_when_other_callers_are_about() {
+    #[derive(Default)]
+    struct Wakes(AtomicUsize);
+
+    impl Wake for Wakes {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    // The connection's own two futures, and so many calls.
+    for (calls, stands_back) in [(1, false), (2, true), (20, true)] {
+        let (tasks, mut driver) = Tasks::new();
+        let mut senders = Vec::new();
+        for _ in 0..OWN_FUTURES + calls {
+            let (sender, receiver) = oneshot::channel::<()>();
+            tasks.execute(async move {
+                let _ = receiver.await;
+            });
+            senders.push(sender);
+        }
+        let wakes = Arc::new(Wakes::default());
+        let waker = Waker::from(wakes.clone());
+        let mut cx = Context::from_waker(&waker);
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        driver.taken = calls;
+        let before = driver.vacant.len();
+        senders
+            .pop()
+            .expect("a sender")
+            .send(())
+            .expect("a receiver");
+        assert_eq!(wakes.0.swap(0, Ordering::SeqCst), 1, "{calls} calls");
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert_eq!(
+            driver.vacant.len() == before,
+            stands_back,
+            "{calls} calls: the first look"
+        );
+        assert_eq!(
+            wakes.0.load(Ordering::SeqCst),
+            usize::from(stands_back),
+            "{calls} calls: it comes back by itself"
+        );
+        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert_eq!(
+            driver.vacant.len(),
+            before + 1,
+            "{calls} calls: the second look at the latest"
+        );
+    }
 }

@@ -8,12 +8,14 @@
 //!   GOAWAY or the end of an idle connection;
 //! - `replay`: keeps a copy of a request until its response begins, because a stream that the
 //!   server refuses comes back from hyper without its request;
+//! - `cork`: makes one write of all that a connection's task writes in one go;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`: the rest.
 
 mod address;
 mod connect_error;
 mod connector;
+mod cork;
 mod error;
 mod executor;
 mod gauge;

@@ -43,6 +43,8 @@ struct Shared {
     body: Option<Body>,
     /// The frames that hyper has taken, or `None` when the copy is not kept any more.
     taken: Option<Taken>,
+    /// What was asked for ahead of hyper: the frame after the one it has, or the end.
+    ahead: Option<Option<Result<Frame<Bytes>, tonic::Status>>>,
     touched: bool,
 }
 
@@ -72,6 +74,7 @@ impl Replay {
                 room: limit,
                 ..Taken::default()
             }),
+            ahead: None,
             touched: false,
         }));
         let target = uri(&parts.uri);
@@ -124,8 +127,28 @@ impl Replay {
 impl Shared {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.touched = true;
+        let frame = match self.ahead.take() {
+            Some(frame) => frame,
+            None => ready!(self.poll_body(cx))?,
+        };
+        // A unary call's body knows only when asked once more that its one frame was the last. Asked
+        // now, the frame can carry the end of the stream, and no empty frame has to follow it.
+        if let Some(Ok(data)) = &frame
+            && data.is_data()
+            && let Poll::Ready(next) = self.poll_body(cx)?
+        {
+            self.ahead = Some(next);
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    /// The body's next frame, of which a copy is kept.
+    fn poll_body(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<Result<Frame<Bytes>, tonic::Status>>, TakenBack>> {
         let Some(body) = &mut self.body else {
-            return Poll::Ready(Some(Err(TakenBack.into())));
+            return Poll::Ready(Err(TakenBack));
         };
         let polled = ready!(Pin::new(body).poll_frame(cx));
         if let Some(taken) = &mut self.taken {
@@ -141,7 +164,15 @@ impl Shared {
                 self.taken = None;
             }
         }
-        Poll::Ready(polled.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(Ok(polled))
+    }
+
+    /// Whether hyper has all of the body, if it was not asked for more yet.
+    fn has_ended(&self) -> bool {
+        match &self.ahead {
+            Some(frame) => frame.is_none(),
+            None => self.body.as_ref().is_some_and(HttpBody::is_end_stream),
+        }
     }
 }
 
@@ -194,7 +225,7 @@ impl HttpBody for ReplayBody {
         let polled = ready!(shared.poll_frame(cx));
         this.hint = SizeHint::default();
         this.ended = match &polled {
-            Some(Ok(_)) => shared.body.as_ref().is_some_and(HttpBody::is_end_stream),
+            Some(Ok(_)) => shared.has_ended(),
             _ => true,
         };
         Poll::Ready(polled)

@@ -179,3 +179,30 @@ fn a_known_length_stays_known() {
     let back = kept.rebuild().expect("it fits");
     assert_eq!(back.body().size_hint().exact(), Some(5), "and again");
 }
+
+#[tokio::test]
+async fn the_last_frame_carries_the_end_of_the_stream() {
+    let (sent, _kept) = split(script([data("one"), data("two")]), 1024);
+    let mut body = sent.into_body();
+    let first = next(&mut body).await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "one");
+    assert!(!body.is_end_stream(), "another frame follows");
+    let second = next(&mut body).await.unwrap().unwrap();
+    assert_eq!(second.into_data().unwrap(), "two");
+    assert!(
+        body.is_end_stream(),
+        "no empty frame is needed after the last one"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_fails_after_a_frame_passes_the_frame_on_first() {
+    let failed = Err(tonic::Status::data_loss("torn"));
+    let (sent, _kept) = split(script([data("one"), failed]), 1024);
+    let mut body = sent.into_body();
+    let first = next(&mut body).await.unwrap().unwrap();
+    assert_eq!(first.into_data().unwrap(), "one");
+    assert!(!body.is_end_stream(), "an error is no end");
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("torn"), "{error}");
+}
