@@ -124,6 +124,9 @@ impl Replay {
     }
 }
 
+/// What a caller's body says when it is asked for a frame.
+type NextFrame = Option<Result<Frame<Bytes>, tonic::Status>>;
+
 impl Shared {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.touched = true;
@@ -143,10 +146,7 @@ impl Shared {
     }
 
     /// The body's next frame, of which a copy is kept.
-    fn poll_body(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<Option<Result<Frame<Bytes>, tonic::Status>>, TakenBack>> {
+    fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Result<NextFrame, TakenBack>> {
         let Some(body) = &mut self.body else {
             return Poll::Ready(Err(TakenBack));
         };
