@@ -78,10 +78,12 @@ pub enum Arm {
 }
 
 impl Arm {
+    /// A clone of each server's channel for every caller.
     pub fn by_hand(channels: [Channel; SERVERS]) -> Self {
         Self::ByHand(channels.map(DemoClient::new))
     }
 
+    /// A clone of each server's sender for every caller.
     pub fn bare(senders: [bare::Sender; SERVERS]) -> Self {
         Self::Bare(
             senders.map(|s| DemoClient::with_origin(s, Uri::from_static("http://localhost"))),
