@@ -12,11 +12,13 @@ use tonic::body::Body;
 use tonic::codegen::http::{Request, Response};
 use tower::Service;
 
-/// hyper's sender of one connection.
+/// A connection to one server.
 #[derive(Clone)]
 pub struct Sender(SendRequest<Body>);
 
 impl Sender {
+    /// Begins to speak HTTP/2 over `io`.
+    ///
     /// # Panics
     /// If the peer does not speak HTTP/2.
     pub async fn handshake<T>(io: T) -> Self

@@ -78,12 +78,12 @@ pub enum Arm {
 }
 
 impl Arm {
-    /// Clients over tonic's channels, one for each server.
+    /// A clone of each server's channel for every caller.
     pub fn by_hand(channels: [Channel; SERVERS]) -> Self {
         Self::ByHand(channels.map(DemoClient::new))
     }
 
-    /// Clients over hyper's senders, one for each server.
+    /// A clone of each server's sender for every caller.
     pub fn bare(senders: [bare::Sender; SERVERS]) -> Self {
         Self::Bare(
             senders.map(|s| DemoClient::with_origin(s, Uri::from_static("http://localhost"))),

@@ -44,9 +44,12 @@ struct Shared {
     /// The frames that hyper has taken, or `None` when the copy is not kept any more.
     taken: Option<Taken>,
     /// What was asked for ahead of hyper: the frame after the one it has, or the end.
-    ahead: Option<Option<Result<Frame<Bytes>, tonic::Status>>>,
+    ahead: Option<NextFrame>,
     touched: bool,
 }
+
+/// What a body says when it is asked: `None` is its end.
+type NextFrame = Option<Result<Frame<Bytes>, tonic::Status>>;
 
 #[derive(Default)]
 struct Taken {
