@@ -63,10 +63,7 @@ impl Drop for Proxy {
 
 async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
     let mut buffer = vec![0; 16 * 1024];
-    loop {
-        let Ok(read @ 1..) = from.read(&mut buffer).await else {
-            break;
-        };
+    while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if frozen.wait_for(|frozen| !frozen).await.is_err()
             || to.write_all(&buffer[..read]).await.is_err()
         {

@@ -78,7 +78,7 @@ impl Policy for Spy {
         let usable = candidates.usable().len();
         self.seen.usable.store(usable, Ordering::SeqCst);
         Arc::new(SpyPicker {
-            inner: RoundRobin.build(candidates, previous.map(|picker| &*picker.inner)),
+            inner: RoundRobin::default().build(candidates, previous.map(|picker| &*picker.inner)),
             burst: marker.map_or(0, |marker| marker.weight().into()),
             seen: Arc::clone(&self.seen),
         })

@@ -8,6 +8,9 @@
 //!   GOAWAY or the end of an idle connection;
 //! - `replay`: keeps a copy of a request until its response begins, because a stream that the
 //!   server refuses comes back from hyper without its request;
+//! - `farewell`: keeps a server's first GOAWAY back until what is queued is sent, because a server
+//!   that is sent requests while it closes loses its last responses;
+//! - `frames`: finds the frame headers among those bytes;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`: the rest.
 
@@ -16,6 +19,8 @@ mod connect_error;
 mod connector;
 mod error;
 mod executor;
+mod farewell;
+mod frames;
 mod gauge;
 mod io;
 mod replay;
