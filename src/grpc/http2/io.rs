@@ -7,7 +7,8 @@
 //!
 //! It also holds write errors back until the reading side has ended. A server that closes sends its
 //! GOAWAY and then resets what still arrives; a client that stops at the failed write never reads
-//! that GOAWAY, and cannot know which of its calls were not processed.
+//! that GOAWAY, and cannot know which of its calls were not processed. For the same reason it keeps
+//! a server's first GOAWAY back for a moment ([`Farewell`]).
 
 use std::io;
 use std::pin::Pin;
@@ -22,6 +23,8 @@ use tokio::time::Sleep;
 
 use crate::connection::ConnectionEvents;
 
+use super::farewell::Farewell;
+use super::frames::{FrameHeaders, Seen};
 use super::gauge::GaugeGuard;
 
 /// How long the reading side may stay silent after a failed write. A socket whose write failed ends
@@ -53,6 +56,8 @@ pub(in crate::grpc) struct ObservedIo<T> {
     events: ConnectionEvents,
     refusing: Refusing,
     write_error: Option<WriteError>,
+    farewell: Option<Farewell>,
+    farewell_said: bool,
     read_ended: bool,
     _counted: GaugeGuard,
 }
@@ -77,13 +82,18 @@ impl<T> ObservedIo<T> {
             events,
             refusing,
             write_error: None,
+            farewell: None,
+            farewell_said: false,
             read_ended: false,
             _counted: counted,
         };
         (observed, settings_seen)
     }
 
-    fn saw(&mut self, bytes: &[u8]) {
+    /// Reads the frame headers in `bytes`. The number of bytes up to a GOAWAY that another one will
+    /// follow, if one ends here.
+    fn saw(&mut self, bytes: &[u8]) -> Option<usize> {
+        let mut farewell = None;
         let Self {
             frames,
             settings,
@@ -106,11 +116,49 @@ impl<T> ObservedIo<T> {
                 ..
             } => refusing.set(),
             Seen::Frame { .. } => {}
-            Seen::GoAway { reason } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
+            Seen::GoAway { reason, .. } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
                 events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
             }
-            Seen::GoAway { .. } => events.draining(),
+            Seen::GoAway {
+                last_stream, end, ..
+            } => {
+                events.draining();
+                if last_stream == FrameHeaders::ANY_STREAM {
+                    let len = FrameHeaders::LEN + FrameHeaders::GOAWAY_LEN;
+                    farewell.get_or_insert(end.saturating_sub(len));
+                }
+            }
         });
+        farewell
+    }
+
+    /// Takes back from `buf` what came from a server's first GOAWAY on. `true` if nothing is left.
+    #[cold]
+    fn keep_farewell(&mut self, buf: &mut ReadBuf<'_>, before: usize, at: usize) -> bool {
+        let kept = buf.filled().get(before + at..).unwrap_or_default();
+        let mut farewell = Farewell::new(kept);
+        if self.write_error.is_some() {
+            farewell.release();
+        }
+        self.farewell = Some(farewell);
+        self.farewell_said = true;
+        buf.set_filled(before + at);
+        at == 0
+    }
+
+    fn poll_farewell(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Option<Poll<()>> {
+        let farewell = self.farewell.as_mut()?;
+        Some(farewell.poll_read(cx, buf).map(|all| {
+            if all {
+                self.farewell = None;
+            }
+        }))
+    }
+
+    fn writing(&mut self) {
+        if let Some(farewell) = &mut self.farewell {
+            farewell.written();
+        }
     }
 
     #[cold]
@@ -154,6 +202,10 @@ impl<T> ObservedIo<T> {
         if self.read_ended {
             return Err(error);
         }
+        if let Some(farewell) = &mut self.farewell {
+            farewell.release();
+            cx.waker().wake_by_ref();
+        }
         let mut grace = Box::pin(tokio::time::sleep(WRITE_ERROR_GRACE));
         // hyper polls reads and writes from one task, so the timer must wake that task even if it
         // never looks at the reading side again by itself.
@@ -196,13 +248,22 @@ impl<T: AsyncRead + Unpin> AsyncRead for ObservedIo<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if let Some(polled) = this.poll_farewell(cx, buf) {
+            return polled.map(Ok);
+        }
         let before = buf.filled().len();
         let room = buf.remaining() > 0;
         match Pin::new(&mut this.io).poll_read(cx, buf) {
             Poll::Ready(Ok(())) => {
                 let new = buf.filled().get(before..).unwrap_or_default();
                 if !new.is_empty() {
-                    this.saw(new);
+                    if let Some(at) = this.saw(new)
+                        && !this.farewell_said
+                        && this.keep_farewell(buf, before, at)
+                        && let Some(polled) = this.poll_farewell(cx, buf)
+                    {
+                        return polled.map(Ok);
+                    }
                 } else if room {
                     this.read_ended(None);
                 }
@@ -235,6 +296,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         if let Some(answer) = this.after_failed_write() {
             return Poll::Ready(answer.map(|()| buf.len()));
         }
+        this.writing();
         let result = ready!(Pin::new(&mut this.io).poll_write(cx, buf));
         Poll::Ready(this.wrote(cx, result, buf.len()))
     }
@@ -249,6 +311,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         if let Some(answer) = this.after_failed_write() {
             return Poll::Ready(answer.map(|()| len()));
         }
+        this.writing();
         let result = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs));
         Poll::Ready(match result {
             Ok(written) if written > 0 => Ok(written),
@@ -267,7 +330,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         }
         Poll::Ready(match ready!(Pin::new(&mut this.io).poll_flush(cx)) {
             Err(error) => this.write_failed(cx, error),
-            Ok(()) => Ok(()),
+            Ok(()) => {
+                if let Some(farewell) = &mut this.farewell {
+                    farewell.flushed(cx);
+                }
+                Ok(())
+            }
         })
     }
 
@@ -298,85 +366,6 @@ fn copy(error: &io::Error) -> io::Error {
     match error.raw_os_error() {
         Some(code) => io::Error::from_raw_os_error(code),
         None => io::Error::new(error.kind(), error.to_string()),
-    }
-}
-
-/// What passed by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seen {
-    /// The header of a frame.
-    Frame { kind: u8, flags: u8 },
-    /// Why the peer goes away; after the frame's header.
-    GoAway { reason: u32 },
-}
-
-/// Finds the frame headers in a stream of bytes that arrives in pieces of any size, and the reason
-/// in a GOAWAY.
-#[derive(Debug, Default)]
-struct FrameHeaders {
-    /// Bytes of payload still to pass over.
-    skip: usize,
-    /// The length of the GOAWAY whose payload comes next.
-    going_away: Option<usize>,
-    /// What came of a header that was cut.
-    partial: [u8; Self::LEN],
-    partial_len: usize,
-    first: Option<u8>,
-}
-
-impl FrameHeaders {
-    /// RFC 9113 section 4.1: 24 bits of length, 8 of type, 8 of flags, 32 of stream id.
-    const LEN: usize = 9;
-    const SETTINGS: u8 = 4;
-    const GOAWAY: u8 = 7;
-    const ACK: u8 = 1;
-    /// RFC 9113 section 6.8: the payload of a GOAWAY begins with the last stream id and the reason.
-    const GOAWAY_LEN: usize = 8;
-
-    fn feed(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) {
-        loop {
-            if self.skip >= bytes.len() {
-                self.skip -= bytes.len();
-                return;
-            }
-            bytes = &bytes[self.skip..];
-            self.skip = 0;
-            let wanted = match self.going_away {
-                Some(_) => Self::GOAWAY_LEN,
-                None => Self::LEN,
-            };
-            let take = bytes.len().min(wanted - self.partial_len);
-            let (piece, rest) = bytes.split_at(take);
-            self.partial[self.partial_len..][..take].copy_from_slice(piece);
-            self.partial_len += take;
-            bytes = rest;
-            if self.partial_len < wanted {
-                return;
-            }
-            self.partial_len = 0;
-            if let Some(len) = self.going_away.take() {
-                let [_, _, _, _, a, b, c, d, _] = self.partial;
-                self.skip = len - Self::GOAWAY_LEN;
-                seen(Seen::GoAway {
-                    reason: u32::from_be_bytes([a, b, c, d]),
-                });
-                continue;
-            }
-            let [a, b, c, kind, flags, ..] = self.partial;
-            let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
-            if kind == Self::GOAWAY && len >= Self::GOAWAY_LEN {
-                self.going_away = Some(len);
-            } else {
-                self.skip = len;
-            }
-            self.first.get_or_insert(kind);
-            seen(Seen::Frame { kind, flags });
-        }
-    }
-
-    /// Whether the peer spoke, but not with the SETTINGS that RFC 9113 section 3.4 asks for.
-    fn is_foreign(&self) -> bool {
-        self.first.is_some_and(|kind| kind != Self::SETTINGS)
     }
 }
 

@@ -22,7 +22,7 @@ fn seen_in<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(u8, u8)> {
     for piece in pieces {
         headers.feed(piece, |s| match s {
             Seen::Frame { kind, flags } => seen.push((kind, flags)),
-            Seen::GoAway { reason } => {
+            Seen::GoAway { reason, .. } => {
                 assert_eq!(reason, 8, "the reason is the payload's second word")
             }
         });
@@ -308,5 +308,129 @@ async fn a_write_of_nothing_counts_as_failed() {
     assert!(
         watched.events.has_ended(),
         "a full transport is a broken one"
+    );
+}
+
+/// SETTINGS, then what a server that shuts down gracefully says first: a GOAWAY that refuses no
+/// stream, and a PING.
+fn settings_and_farewell() -> (Vec<u8>, Vec<u8>) {
+    let mut farewell = frame(FrameHeaders::GOAWAY, 0, 8);
+    farewell[9..].copy_from_slice(&[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 0]);
+    farewell.extend(frame(6, 0, 8));
+    (frame(4, 0, 0), farewell)
+}
+
+/// What one poll of the reading side gives.
+async fn poll_once<T: AsyncRead + Unpin>(io: &mut ObservedIo<T>) -> Option<Vec<u8>> {
+    let mut bytes = [0; 1024];
+    let mut buf = ReadBuf::new(&mut bytes);
+    let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut *io).poll_read(cx, &mut buf))).await;
+    polled.is_ready().then(|| buf.filled().to_vec())
+}
+
+#[tokio::test]
+async fn a_first_goaway_is_kept_until_what_is_queued_is_sent() {
+    let (client, mut server) = tokio::io::duplex(1024);
+    let mut watched = watch(client);
+    let (settings, farewell) = settings_and_farewell();
+    let both = [settings.clone(), farewell.clone()].concat();
+    server.write_all(&both).await.unwrap();
+    let io = &mut watched.io;
+    assert_eq!(
+        poll_once(io).await,
+        Some(settings),
+        "what came before is passed on"
+    );
+    assert!(
+        watched.refusing.get() && watched.events.has_ended(),
+        "no new call comes here from now on"
+    );
+    for request in [b"abc", b"def"] {
+        assert_eq!(poll_once(io).await, None, "the GOAWAY is kept");
+        io.write_all(request).await.unwrap();
+        io.flush().await.unwrap();
+    }
+    assert_eq!(
+        poll_once(io).await,
+        None,
+        "one more look for what is queued"
+    );
+    io.flush().await.unwrap();
+    assert_eq!(
+        poll_once(io).await,
+        None,
+        "and one after a turn of the task"
+    );
+    io.flush().await.unwrap();
+    assert_eq!(
+        poll_once(io).await,
+        Some(farewell.clone()),
+        "then it is passed on, whole"
+    );
+
+    let (mut last, _) = settings_and_farewell();
+    last.extend(frame(FrameHeaders::GOAWAY, 0, 8));
+    server.write_all(&last).await.unwrap();
+    assert_eq!(
+        poll_once(io).await,
+        Some(last),
+        "the GOAWAY that names the last stream is not kept"
+    );
+    server.write_all(&farewell).await.unwrap();
+    assert_eq!(
+        poll_once(io).await,
+        Some(farewell),
+        "only the first farewell is kept"
+    );
+}
+
+#[tokio::test]
+async fn a_farewell_is_whole_wherever_it_is_cut() {
+    let (settings, farewell) = settings_and_farewell();
+    let bytes = [settings, farewell].concat();
+    for cut in 1..bytes.len() {
+        let (client, mut server) = tokio::io::duplex(1024);
+        let mut watched = watch(client);
+        let mut got = Vec::new();
+        for piece in [&bytes[..cut], &bytes[cut..]] {
+            server.write_all(piece).await.unwrap();
+            for _ in 0..4 {
+                got.extend(poll_once(&mut watched.io).await.unwrap_or_default());
+                watched.io.flush().await.unwrap();
+            }
+        }
+        assert_eq!(got, bytes, "nothing is lost or changed, cut at byte {cut}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_farewell_does_not_wait_for_writes_that_never_pause() {
+    let (client, mut server) = tokio::io::duplex(1024);
+    let mut watched = watch(client);
+    let (_, farewell) = settings_and_farewell();
+    server.write_all(&farewell).await.unwrap();
+    let started = Instant::now();
+    let mut got = vec![0; farewell.len()];
+    let read = watched.io.read_exact(&mut got);
+    let read = timeout(Duration::from_secs(30), read).await;
+    read.expect("the wait has an end").unwrap();
+    assert_eq!(got, farewell);
+    assert!(
+        started.elapsed() >= Duration::from_millis(100),
+        "but it does wait"
+    );
+}
+
+#[tokio::test]
+async fn a_farewell_is_passed_on_when_writes_have_failed() {
+    let (_, farewell) = settings_and_farewell();
+    let mut watched = broken([Ok(farewell.clone()), Ok(vec![])]);
+    let io = &mut watched.io;
+    assert_eq!(poll_once(io).await, None, "the GOAWAY is kept");
+    io.write_all(b"abc").await.unwrap();
+    assert_eq!(
+        poll_once(io).await,
+        Some(farewell),
+        "nothing more can be sent, so there is nothing to wait for"
     );
 }

@@ -9,6 +9,9 @@
 //! - `replay`: keeps a copy of a request until its response begins, because a stream that the
 //!   server refuses comes back from hyper without its request;
 //! - `cork`: makes one write of all that a connection's task writes in one go;
+//! - `farewell`: keeps a server's first GOAWAY back until what is queued is sent, because a server
+//!   that is sent requests while it closes loses its last responses;
+//! - `frames`: finds the frame headers among those bytes;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`: the rest.
 
@@ -18,6 +21,8 @@ mod connector;
 mod cork;
 mod error;
 mod executor;
+mod farewell;
+mod frames;
 mod gauge;
 mod io;
 mod replay;
