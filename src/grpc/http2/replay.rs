@@ -127,9 +127,6 @@ impl Replay {
     }
 }
 
-/// What a caller's body says when it is asked for a frame.
-type NextFrame = Option<Result<Frame<Bytes>, tonic::Status>>;
-
 impl Shared {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.touched = true;
