@@ -1,4 +1,21 @@
-//! Client-side load balancing for gRPC and any `tower::Service`.
+//! Client-side load balancing for gRPC and any `tower::Service`: one cheap, cloneable service over a
+//! changing set of endpoints.
+//!
+//! - With a generated tonic client: `grpc::Channel` (feature `grpc`, on by default).
+//! - With any other tower service: [`Balance`].
+//! - Where endpoints come from: [`discovery`]; how they become services: [`connection`].
+//! - Which endpoint takes a call: [`policy`]; which may not: [`health`].
+//!
+//! The control plane, one task for each balancer, dials, watches and ejects, and publishes an
+//! immutable snapshot. A call reads that, picks, and takes no lock and no allocation on its way to
+//! the endpoint's own service. `ARCHITECTURE.md` in the repository tells the rest.
+//!
+//! | feature | default | what it brings |
+//! |---|---|---|
+//! | `grpc` | yes | `grpc::Channel` over hyper's HTTP/2 client |
+//! | `tls` | no | TLS for it, by rustls |
+//! | `tls-native-roots` | no | the operating system's trusted certificates |
+//! | `tls-webpki-roots` | no | Mozilla's trusted certificates |
 
 pub mod balance;
 pub mod call;
