@@ -122,6 +122,9 @@ where
     let service = TowerToHyperService::new(site.routes.clone());
     let connection = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())
+        // A date that changes each second goes on filling both ends' HPACK tables for minutes: a few
+        // KiB a connection that say nothing of the balancer whose memory is looked at.
+        .auto_date_header(false)
         .max_concurrent_streams(site.max_streams)
         .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
