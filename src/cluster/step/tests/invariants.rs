@@ -1,0 +1,210 @@
+//! Any events in any order.
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// One thing that may happen. Numbers are taken modulo what there is.
+#[derive(Debug, Clone)]
+enum Act {
+    Update(Vec<(u8, u8, u32)>),
+    DialOk(usize),
+    DialFails(usize),
+    End(usize, u8),
+    StaleEnd(usize),
+    Call(usize, u8),
+    Probe(usize),
+    Advance(u64),
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    let endpoint = (0..6_u8, 0..2_u8, 0..3_u32);
+    prop_oneof![
+        2 => prop::collection::vec(endpoint, 0..8).prop_map(Act::Update),
+        4 => any::<usize>().prop_map(Act::DialOk),
+        2 => any::<usize>().prop_map(Act::DialFails),
+        2 => (any::<usize>(), 0..3_u8).prop_map(|(n, end)| Act::End(n, end)),
+        1 => any::<usize>().prop_map(Act::StaleEnd),
+        6 => (any::<usize>(), 0..8_u8).prop_map(|(n, outcome)| Act::Call(n, outcome)),
+        1 => any::<usize>().prop_map(Act::Probe),
+        3 => (0..40_000_u64).prop_map(Act::Advance),
+    ]
+}
+
+fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
+    let connected = |m: &Machine, n: usize| -> Option<Dial> {
+        let ready: Vec<Dial> = m
+            .cluster
+            .order
+            .iter()
+            .filter_map(|key| {
+                let entry = &m.cluster.entries[key];
+                Some(Dial {
+                    id: entry.endpoint.id().to_string(),
+                    key: *key,
+                    connection: entry.phase.connection()?,
+                })
+            })
+            .collect();
+        (!ready.is_empty()).then(|| ready[n % ready.len()].clone())
+    };
+    match act {
+        Act::Update(endpoints) => m.update(endpoints.into_iter().map(|(id, address, weight)| {
+            Endpoint::new(format!("address {id} {address}"))
+                .with_id(id.to_string())
+                .with_weight(weight)
+        })),
+        Act::DialOk(n) if !m.dials.is_empty() => {
+            let dial = m.dials.remove(n % m.dials.len());
+            m.end_dial(&dial, Ok(()));
+        }
+        Act::DialFails(n) if !m.dials.is_empty() => {
+            let dial = m.dials.remove(n % m.dials.len());
+            m.end_dial(&dial, Err("refused".into()));
+        }
+        Act::End(n, end) => {
+            if let Some(dial) = connected(m, n) {
+                let end = match end {
+                    0 => End::Draining,
+                    1 => closed(),
+                    _ => not_ready(),
+                };
+                m.end(&dial, end);
+                ended.push(dial);
+            }
+        }
+        Act::StaleEnd(n) if !ended.is_empty() => {
+            let dial = ended[n % ended.len()].clone();
+            m.end(&dial, closed());
+            m.end_dial(&dial, Ok(()));
+        }
+        Act::Call(n, outcome) => {
+            if let Some(dial) = connected(m, n) {
+                let outcome = match outcome {
+                    0 => Outcome::Success,
+                    1 => Outcome::Ignored,
+                    _ => Outcome::Failure,
+                };
+                m.call(&dial.id, outcome);
+            }
+        }
+        // A call under way while the set changes around it.
+        Act::Probe(n) => {
+            if let Some(dial) = connected(m, n) {
+                let (candidates, _) = m.publish();
+                let of = candidates
+                    .all()
+                    .iter()
+                    .find(|c| c.endpoint().id().as_str() == dial.id);
+                let claim = of.and_then(|c| c.claim(true));
+                m.update(["0", "1"]);
+                drop(claim);
+                m.hear();
+            }
+        }
+        Act::Advance(ms) => m.advance_ms(ms),
+        Act::DialOk(_) | Act::DialFails(_) | Act::StaleEnd(_) => {}
+    }
+}
+
+fn assert_invariants(m: &mut Machine) {
+    let c = &m.cluster;
+    assert!(
+        c.dialing <= c.settings.max_concurrent_dials,
+        "dials are bounded"
+    );
+    assert_eq!(c.order.len(), c.entries.len(), "a slot for each endpoint");
+    assert_eq!(c.keys.len(), c.entries.len(), "an id for each endpoint");
+    let mut dialing = 0;
+    let mut waiting = 0;
+    let mut out = 0;
+    for (key, entry) in &c.entries {
+        match entry.phase {
+            Phase::Waiting { due } => {
+                waiting += 1;
+                assert!(
+                    c.dial_queue.contains(&(due, *key)),
+                    "who waits is in the queue"
+                );
+                assert!(
+                    due > m.now || c.dialing == c.settings.max_concurrent_dials,
+                    "who is due is dialled as soon as there is a permit"
+                );
+            }
+            Phase::Dialing { connection } => {
+                dialing += 1;
+                assert!(
+                    m.dials
+                        .iter()
+                        .any(|d| d.key == *key && d.connection == connection),
+                    "a dial is under way for it"
+                );
+            }
+            Phase::Ready { .. } => {}
+        }
+        assert_eq!(
+            entry.subchannel.connection(),
+            entry.phase.connection().unwrap_or(0),
+            "calls see the connection that is up"
+        );
+        let gate = entry.subchannel.health().gate();
+        out += usize::from(!gate.is_open());
+        assert_eq!(
+            entry.ejection.is_some(),
+            !gate.is_open(),
+            "the report says who is out"
+        );
+        assert_eq!(entry.subchannel.load().current(), 0, "all calls have ended");
+    }
+    assert_eq!(c.dialing, dialing, "permits are those of dials under way");
+    assert_eq!(
+        m.dials.len(),
+        dialing,
+        "no dial is under way for an endpoint that left"
+    );
+    assert_eq!(c.dial_queue.len(), waiting, "nobody else is in the queue");
+    assert_eq!(
+        c.ejections.ejected(),
+        out,
+        "places are those of the endpoints that are out"
+    );
+    for (until, key) in &c.ejection_ends {
+        let entry = &c.entries[key];
+        assert_eq!(
+            entry.ejection.as_ref().unwrap().until,
+            *until,
+            "ends are of ejections"
+        );
+    }
+    let total = c.entries.len();
+    let (candidates, summary) = m.publish();
+    assert_eq!((candidates.all().len(), summary.total), (total, total));
+    assert_eq!(
+        summary.ready + summary.connecting + summary.idle + summary.failing,
+        total,
+        "each endpoint is in one state"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 300,
+        failure_persistence: None,
+        rng_seed: prop::test_runner::RngSeed::Fixed(7),
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_events_keep_the_invariants(acts in prop::collection::vec(act(), 1..80)) {
+        let mut m = Machine::new(dials(2));
+        let mut ended = Vec::new();
+        for act in acts {
+            perform(&mut m, act, &mut ended);
+            assert_invariants(&mut m);
+        }
+        m.update([] as [&str; 0]);
+        assert_invariants(&mut m);
+        prop_assert_eq!(m.ejected(), 0, "an empty set has given everything back");
+        prop_assert_eq!(m.cluster.next_tick(), None, "and waits for nothing");
+    }
+}
