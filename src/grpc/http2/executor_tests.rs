@@ -18,19 +18,28 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test]
 async fn it_ends_when_nothing_is_left_to_run() {
     let (tasks, driver) = Tasks::new();
-    let (nested, done) = oneshot::channel();
+    let (nested, waits) = oneshot::channel();
+    let (go_on, told) = oneshot::channel::<()>();
+    let (ended, done) = oneshot::channel();
     tasks.execute({
         let tasks = tasks.clone();
         async move {
             tokio::task::yield_now().await;
             tasks.execute(async move {
-                tokio::time::sleep(Duration::from_millis(1)).await;
                 let _ = nested.send(());
+                let _ = told.await;
+                let _ = ended.send(());
             });
         }
     });
-    soon(driver).await;
-    done.await.expect("a future given by another one has run");
+    let driver = tokio::spawn(driver);
+    soon(waits)
+        .await
+        .expect("a future given by another one is run");
+    assert!(!driver.is_finished(), "it waits for what is not done");
+    go_on.send(()).expect("the future waits");
+    soon(driver).await.expect("no panic");
+    done.await.expect("the future has run to its end");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
