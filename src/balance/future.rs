@@ -237,7 +237,8 @@ where
                 true
             };
             if !may_wait && held == 0 {
-                return Poll::Ready(Err(unavailable(&self.shared.load())));
+                let returned = self.misses.as_ref().map_or(0, |misses| misses.redispatches);
+                return Poll::Ready(Err(unavailable(&self.shared.load(), returned)));
             }
             ready!(self.poll_changed(waiting.get_or_insert_default(), cx));
         }
@@ -398,13 +399,25 @@ fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool {
         .any(|c| c.state() != ConnectivityState::TransientFailure && !c.is_connected())
 }
 
+/// `returned`: how many endpoints handed the call back. They look well in the summary.
 #[cold]
-fn unavailable<S>(snapshot: &Snapshot<S>) -> Error {
-    if snapshot.summary.closed {
-        Error::closed()
-    } else {
-        Error::unavailable(snapshot.summary.to_string(), None)
+fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
+    let summary = &snapshot.summary;
+    if summary.closed {
+        return Error::closed();
     }
+    let message = match returned {
+        0 => summary.to_string(),
+        _ => format!(
+            "the call came back unprocessed from {returned} {}, and no other took it ({summary})",
+            if returned == 1 {
+                "endpoint"
+            } else {
+                "endpoints"
+            },
+        ),
+    };
+    Error::unavailable(message, None)
 }
 
 #[cold]

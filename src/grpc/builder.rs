@@ -1,6 +1,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use tokio::runtime::Handle as Runtime;
 use tower_service::Service;
@@ -55,11 +56,40 @@ type Connect = Box<dyn FnOnce(Http2Settings) -> Result<Http2Connector, Error> + 
 
 impl Source for Own {}
 
+impl Own {
+    /// Whether TLS can be spoken at all: else each dial would fail.
+    fn check_tls(&self, endpoint: &Endpoint) -> Result<(), Error> {
+        #[cfg(feature = "tls")]
+        let given = self.tls.is_some();
+        #[cfg(not(feature = "tls"))]
+        let given = false;
+        let missing = if cfg!(not(feature = "tls")) {
+            "the feature tls"
+        } else if !given
+            && cfg!(not(any(
+                feature = "tls-native-roots",
+                feature = "tls-webpki-roots"
+            )))
+        {
+            "certificates to trust: give some to tls(), or enable the feature tls-native-roots or \
+             tls-webpki-roots"
+        } else {
+            return Ok(());
+        };
+        let message = format!("{} needs {missing}", endpoint.address());
+        Err(Error::config("tls", message))
+    }
+}
+
 impl Sealed for Own {
     type Connector = Http2Connector;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        check_address(endpoint.address()).map(drop)
+        let address = check_address(endpoint.address())?;
+        if address.scheme() == Some(&Scheme::HTTPS) {
+            self.check_tls(endpoint)?;
+        }
+        Ok(())
     }
 
     fn connector(self) -> Result<Http2Connector, Error> {

@@ -75,6 +75,10 @@ async fn point_4_the_only_endpoint_is_not_asked_in_a_circle() {
         .await
         .unwrap_err();
     assert!(error.is_unavailable(), "{error}");
+    assert!(
+        error.to_string().contains("unprocessed from 1 endpoint,"),
+        "an endpoint that is connected and well needs another reason: {error}"
+    );
     assert_eq!(server.calls(), 1, "the only endpoint has been tried");
 }
 

@@ -154,6 +154,25 @@ async fn certificates_that_cannot_be_read_are_refused() {
     }
 }
 
+/// Each dial would fail, so `build()` says it first.
+#[cfg(not(any(feature = "tls-native-roots", feature = "tls-webpki-roots")))]
+#[tokio::test]
+async fn an_https_endpoint_without_tls_is_refused() {
+    let https = || Channel::builder().endpoints(["https://127.0.0.1:1"]);
+    let error = https().build().expect_err("nothing is trusted");
+    assert_eq!(error.field(), Some("tls"), "{error}");
+    assert!(
+        error.to_string().contains("the feature tls"),
+        "it says what to enable: {error}"
+    );
+    #[cfg(feature = "tls")]
+    {
+        let ca = crate::support::TestCa::new();
+        let tls = evenkeel::grpc::Tls::new().ca_certificate(ca.pem());
+        https().tls(tls).build().expect("there is a certificate");
+    }
+}
+
 #[tokio::test]
 async fn a_handle_refuses_the_same_mistakes() {
     let (handle, _updates) = Handle::new(["http://a:1"]).unwrap();

@@ -25,6 +25,7 @@ use super::cork::Corked;
 use super::executor::Tasks;
 use super::gauge::ConnectionGauge;
 use super::io::{ObservedIo, Refusing};
+use super::parting::Parting;
 use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
 
@@ -251,6 +252,7 @@ impl Inner {
         let counted = self.gauge.enter();
         let (io, settings_seen) = ObservedIo::new(transport, events, refusing.clone(), counted);
         let (tasks, driver) = Tasks::new();
+        let io = Parting::new(io, refusing.clone());
         let io = Corked::new(io, driver.cork());
         let builder = self.builder(tasks.clone());
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;

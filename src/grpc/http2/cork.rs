@@ -162,12 +162,11 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.cork.is_held() {
-            if !this.buffer.is_empty() {
-                this.cork.wait(cx);
-            }
+        if this.cork.is_held() && !this.buffer.is_empty() {
+            this.cork.wait(cx);
             return Poll::Ready(Ok(()));
         }
+        // What was too large to be gathered may still be in a buffer of the transport: TLS has one.
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.io).poll_flush(cx)
     }

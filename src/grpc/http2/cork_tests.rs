@@ -190,3 +190,27 @@ async fn a_failed_write_is_told_to_the_next_one() {
     let error = io.write_all(b"more").await.unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
 }
+
+/// A transport of its own buffer, as TLS is, gets to know of each flush.
+#[tokio::test]
+async fn a_flush_of_what_was_written_at_once_goes_through() {
+    use tokio::io::AsyncReadExt;
+
+    let (client, mut server) = tokio::io::duplex(1 << 20);
+    let cork = Cork::default();
+    let mut io = Corked::new(
+        tokio::io::BufWriter::with_capacity(1 << 20, client),
+        cork.clone(),
+    );
+    cork.hold();
+    let large = vec![b'x'; BUFFER_BYTES + 1];
+    io.write_all(&large).await.unwrap();
+    io.flush().await.unwrap();
+    assert!(!cork.is_waiting(), "so nobody comes back to it");
+    let mut got = vec![0; large.len()];
+    let read = server.read_exact(&mut got);
+    tokio::time::timeout(std::time::Duration::from_secs(20), read)
+        .await
+        .expect("what was flushed arrives")
+        .unwrap();
+}

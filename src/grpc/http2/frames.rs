@@ -33,6 +33,7 @@ impl FrameHeaders {
     pub(super) const LEN: usize = 9;
     pub(super) const SETTINGS: u8 = 4;
     pub(super) const GOAWAY: u8 = 7;
+    pub(super) const WINDOW_UPDATE: u8 = 8;
     pub(super) const ACK: u8 = 1;
     /// RFC 9113 section 6.8: the payload of a GOAWAY begins with the last stream id and the reason.
     pub(super) const GOAWAY_LEN: usize = 8;

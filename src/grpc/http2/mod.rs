@@ -11,6 +11,7 @@
 //! - `cork`: makes one write of all that a connection's task writes in one go;
 //! - `farewell`: keeps a server's first GOAWAY back until what is queued is sent, because a server
 //!   that is sent requests while it closes loses its last responses;
+//! - `parting`: keeps window updates from such a server too, for the same reason;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`: the rest.
@@ -25,6 +26,7 @@ mod farewell;
 mod frames;
 mod gauge;
 mod io;
+mod parting;
 mod replay;
 mod service;
 mod settings;

@@ -131,6 +131,12 @@ impl Http2Settings {
                 format!("{bytes} bytes: a frame is {FRAME_BYTES:?}"),
             ));
         }
+        if self.max_header_list_bytes == 0 {
+            return Err(Error::config(
+                "max_header_list_bytes",
+                "0 bytes: no response would fit",
+            ));
+        }
         let positive = |field, time: Option<Duration>| match time {
             Some(Duration::ZERO) => Err(Error::config(field, "0 is no time")),
             _ => Ok(()),
@@ -162,10 +168,11 @@ mod tests {
     #[test]
     fn what_the_protocol_cannot_do_is_refused_by_name() {
         type Change = fn(&mut Http2Settings);
-        let bad: [(&str, Change); 8] = [
+        let bad: [(&str, Change); 9] = [
             ("initial_stream_window_bytes", |s| {
                 s.initial_stream_window_bytes = Some(1 << 31)
             }),
+            ("max_header_list_bytes", |s| s.max_header_list_bytes = 0),
             ("initial_stream_window_bytes", |s| {
                 s.initial_stream_window_bytes = Some(0)
             }),

@@ -2,5 +2,6 @@
 
 mod calls;
 mod connecting;
+mod farewell;
 mod peer;
 mod refusals;
