@@ -5,6 +5,8 @@ use std::collections::BinaryHeap;
 
 use xxhash_rust::xxh64::xxh64;
 
+use crate::math::rng::splitmix64;
+
 /// A table of slots, each with a key as its owner; a hash belongs to slot `hash % size`.
 ///
 /// Each key has an order of its own in which it would like the slots; the keys take turns, and each
@@ -85,6 +87,15 @@ impl MaglevTable {
             Slots::Narrow(slots) => slots.get(slot).map(|&owner| usize::from(owner)),
             Slots::Wide(slots) => slots.get(slot).map(|&owner| owner as usize),
         }
+    }
+
+    /// The key that `hash` belongs to, and then, without end, the owners of slots drawn at random from
+    /// `hash`: those it may go to instead. Not the next slots: keys take theirs at regular
+    /// distances, so what stands at one distance from all slots of a key is often one other key.
+    #[inline]
+    pub fn draws(&self, hash: u64) -> impl Iterator<Item = usize> + '_ {
+        let draws = std::iter::successors(Some(hash), |&hash| Some(splitmix64(hash)));
+        draws.map_while(|hash| self.owner(hash))
     }
 
     /// The owners of all slots, from that of `hash` on, once round.
@@ -314,6 +325,7 @@ mod tests {
         let table = MaglevTable::new([], 7).expect("a prime");
         assert_eq!(table.owner(3), None);
         assert_eq!(table.walk(3).count(), 0);
+        assert_eq!(table.draws(3).count(), 0);
         assert!(table.is_empty());
     }
 

@@ -226,15 +226,12 @@ impl Table for Ring {
 }
 
 /// Slots of a Maglev table that are "near": with half of the endpoints lost, 1 call in 2^16 goes on.
-const ATTEMPTS: u64 = 16;
+const DRAWS: usize = 16;
 
 impl Table for MaglevTable {
     #[inline]
     fn near(&self, hash: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {
-        // As Envoy changes the hash for its n-th retry of a host selection; 0 is the hash itself.
-        (0..ATTEMPTS)
-            .map_while(|attempt| self.owner(hash ^ attempt.wrapping_neg()))
-            .find(|&number| accept(number))
+        self.draws(hash).take(DRAWS).find(|&number| accept(number))
     }
 
     fn far(&self, hash: u64, mut accept: impl FnMut(usize) -> bool) -> Option<usize> {

@@ -19,7 +19,7 @@ use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
 ///
 /// | | |
 /// |---|---|
-/// | pick | O(n): a draw for each endpoint, about 1 ns (2 if weights differ); only about ln(n) endpoints themselves are looked at |
+/// | pick | O(n): a draw for each endpoint, about 2 ns (3 if weights differ); only about ln(n) endpoints themselves are looked at |
 /// | build | O(n · log(n)), when an endpoint comes, goes or changes its weight; O(n) and no hashing when one merely connects, is lost, is ejected or comes back |
 /// | memory | 12 bytes per endpoint, 20 if weights differ |
 ///
