@@ -17,7 +17,8 @@ use crate::policy::{Candidate, Candidates};
 /// because others were lost or tried meanwhile, it goes to where it would without a limit: a limit
 /// never fails a call.
 ///
-/// Only the calls of this client count, a stream until it ends. [`IpHash`](crate::policy::IpHash),
+/// Only the calls of this client count, a stream until it ends. Calls that threads place at the same
+/// moment do not see each other, so there may be as many too many. [`IpHash`](crate::policy::IpHash),
 /// [`RingHash`](crate::policy::RingHash), [`Maglev`](crate::policy::Maglev) and
 /// [`Rendezvous`](crate::policy::Rendezvous) take one.
 ///
@@ -36,8 +37,8 @@ use crate::policy::{Candidate, Candidates};
 ///
 /// # Source
 ///
-/// Mirrokni, Thorup and Zadimoghaddam, *Consistent Hashing with Bounded Loads*, 2016. 1.25 is what HAProxy
-/// suggests for `hash-balance-factor`; Envoy has a setting of that name too, off by default in both.
+/// Mirrokni, Thorup and Zadimoghaddam, *Consistent Hashing with Bounded Loads*, 2016. 1.25 is the default of
+/// brpc; HAProxy's and Envoy's `hash_balance_factor` is the same limit, off by default as here.
 ///
 /// ```
 /// use evenkeel::math::Rng;
