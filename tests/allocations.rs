@@ -10,7 +10,12 @@ use std::time::Duration;
 use allocation_counter::measure;
 use bytes::Bytes;
 use evenkeel::Balance;
-use evenkeel::policy::{LeastRequest, Policy, Random, RoundRobin};
+use evenkeel::call::RequestInfo;
+use evenkeel::math::Rng;
+use evenkeel::policy::{
+    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, Pick, PickContext, Policy,
+    Random, Rendezvous, RingHash, RoundRobin,
+};
 use http_body_util::{BodyExt, Full};
 use tower::{Service, service_fn};
 
@@ -79,6 +84,68 @@ async fn least_request_allocates_nothing() {
     plain(LeastRequest::default()).await;
     plain(LeastRequest::default().with_choices(3).unwrap()).await;
     plain(LeastRequest::full_scan()).await;
+}
+
+#[tokio::test]
+async fn policies_that_hash_allocate_nothing() {
+    plain(IpHash::default()).await;
+    plain(RingHash::default()).await;
+    plain(Maglev::default()).await;
+    plain(Rendezvous::default()).await;
+    plain(Maglev::default().with_bounded_load(BoundedLoad::default())).await;
+}
+
+#[test]
+fn reading_what_to_hash_allocates_nothing() {
+    let request = http::Request::get("/echo.Echo/Say")
+        .header("x-user", "mary")
+        .header("x-user", "jane")
+        .header("forwarded", "for=192.0.2.1, for=\"[2001:db8::1]:80\"")
+        .body(())
+        .unwrap();
+    let sources = || {
+        [
+            HashSource::header("x-user").unwrap(),
+            HashSource::source_ip_behind(1),
+            HashSource::path(),
+            HashSource::from_fn(|request| Some(request.headers()?.len() as u64)),
+        ]
+    };
+    let bound = BoundedLoad::default();
+    let policies: [&dyn Policy; 6] = [
+        &RingHash::default().with_sources(sources()),
+        &Maglev::default().with_sources(sources()),
+        &Rendezvous::default().with_sources(sources()),
+        &RingHash::default()
+            .with_sources(sources())
+            .with_bounded_load(bound),
+        &Maglev::default()
+            .with_sources(sources())
+            .with_bounded_load(bound),
+        &Rendezvous::default()
+            .with_sources(sources())
+            .with_bounded_load(bound),
+    ];
+    for policy in policies {
+        // More than a bound adds up for each pick, half of them lost, and one busy.
+        let set = Candidates::connected((0..200).map(|i| format!("10.0.0.{i}:1")));
+        for candidate in set.all().iter().step_by(2) {
+            candidate.subchannel().disconnected(candidate.connection());
+        }
+        let picker = policy.build(&set, None);
+        let mut rng = Rng::new(1);
+        let count = allocations(|n| {
+            let mut context = PickContext::new(&mut rng);
+            if n % 2 == 0 {
+                context = context.with_request(RequestInfo::http(&request));
+            }
+            let Pick::Endpoint(slot) = picker.pick(&mut context) else {
+                panic!("half of them are usable");
+            };
+            let _claim = set.all()[slot].claim(false);
+        });
+        assert_eq!(count, 0, "{policy:?}: {CALLS} picks allocate nothing");
+    }
 }
 
 #[tokio::test]

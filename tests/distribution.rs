@@ -15,7 +15,8 @@ use evenkeel::call::RequestInfo;
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    Candidates, IpHash, LeastRequest, Pick, PickContext, Picker, Policy, Random, RoundRobin, Tried,
+    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, Pick, PickContext, Picker,
+    Policy, Random, Rendezvous, RingHash, RoundRobin, Tried,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -29,6 +30,8 @@ enum Shares {
     Even,
     /// As even as places drawn at random on a ring, this many per endpoint.
     Ring(f64),
+    /// As places drawn at random on a ring, this many for all: too few for anything but a bound.
+    RingOf(f64),
 }
 
 struct Subject {
@@ -48,7 +51,39 @@ fn subjects() -> Vec<Subject> {
         subject(Arc::new(LeastRequest::full_scan()), Shares::Even),
         subject(Arc::new(Random::default()), Shares::Even),
         subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
+        subject(Arc::new(ring_hash()), Shares::RingOf(1024.0)),
+        subject(Arc::new(maglev()), Shares::Even),
+        subject(Arc::new(rendezvous()), Shares::Even),
+        // Without calls under way a bound changes nothing.
+        subject(
+            Arc::new(ring_hash().with_bounded_load(BoundedLoad::default())),
+            Shares::RingOf(1024.0),
+        ),
+        subject(
+            Arc::new(maglev().with_bounded_load(BoundedLoad::default())),
+            Shares::Even,
+        ),
+        subject(
+            Arc::new(rendezvous().with_bounded_load(BoundedLoad::default())),
+            Shares::Even,
+        ),
     ]
+}
+
+fn ring_hash() -> RingHash {
+    RingHash::default().with_sources([HashSource::source_ip()])
+}
+
+/// With a table that is built in no time; at 1,000 endpoints still 20 slots each, and one more for some.
+fn maglev() -> Maglev {
+    Maglev::default()
+        .with_sources([HashSource::source_ip()])
+        .with_table_size(20_011)
+        .expect("a prime")
+}
+
+fn rendezvous() -> Rendezvous {
+    Rendezvous::default().with_sources([HashSource::source_ip()])
 }
 
 fn candidates(n: usize) -> Candidates {
@@ -101,6 +136,22 @@ fn assert_shares(counts: &[u64], shares: Shares, what: &dyn Debug) {
                 assert!(
                     (count as f64 - mean).abs() <= SIGMAS * deviation,
                     "{what:?}: slot {slot} of {n} got {count}, expected {mean} ± {deviation}"
+                );
+            }
+        }
+        Shares::RingOf(places) => {
+            // The sum of k gaps is over x times its mean with a probability of at most
+            // exp(-k (x - 1 - ln x)) (Chernoff's bound for a gamma distribution); here one in 10^9, as
+            // for six standard deviations. The deviation of the picks comes on top.
+            let k = (places / n).ceil();
+            let over = |x: &f64| k * (x - 1.0 - x.ln()) > 1e9_f64.ln();
+            let most = (100..).map(|x| f64::from(x) / 100.0).find(over);
+            let most = mean * most.expect("it grows with x");
+            let bound = most + SIGMAS * most.sqrt();
+            for (slot, &count) in counts.iter().enumerate() {
+                assert!(
+                    count as f64 <= bound,
+                    "{what:?}: slot {slot} of {n} got {count}, at most {bound} of a mean of {mean}"
                 );
             }
         }
@@ -460,6 +511,16 @@ fn calls_that_do_not_end_pile_up_evenly() {
         "the least each time"
     );
     assert_eq!(fullest(&RoundRobin::default()), 0, "exact shares");
+    // ceil(1.25 * 20) is 5 over 20, whatever the table.
+    let bounded: [&dyn Policy; 3] = [
+        &ring_hash().with_bounded_load(BoundedLoad::default()),
+        &maglev().with_bounded_load(BoundedLoad::default()),
+        &rendezvous().with_bounded_load(BoundedLoad::default()),
+    ];
+    for policy in bounded {
+        let most = fullest(policy);
+        assert!(most <= 5, "{policy:?}: {most} above the mean");
+    }
     // The fullest of two choices is log2(ln n) + O(1) above the mean, however many calls there are
     // (Berenbrink et al., "Balanced Allocations: The Heavily Loaded Case", 2000): 2.8 + O(1) here.
     let two = fullest(&LeastRequest::default());

@@ -15,12 +15,13 @@ use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
 use evenkeel::load::InFlight;
-use evenkeel::math::{Backoff, Rng};
+use evenkeel::math::{Backoff, MaglevTable, RendezvousTable, Ring, Rng};
 use evenkeel::observe::{Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, Outcome};
 use evenkeel::policy::{
-    Candidate, Candidates, Claim, LeastRequest, Pick, PickContext, Picker, Policy, Random,
-    RoundRobin, Subchannel, Tried,
+    BoundedLoad, Candidate, Candidates, Claim, EndpointHashKey, HashSource, IpHash, LeastRequest,
+    Maglev, Pick, PickContext, Picker, Policy, Random, Rendezvous, RingHash, RoundRobin,
+    Subchannel, Tried,
 };
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
@@ -196,6 +197,26 @@ fn records_and_sets_are_shared_between_threads() {
     copy::<LeastRequest>();
     ordinary::<RoundRobin>();
     ordinary::<Random>();
+}
+
+#[test]
+fn policies_that_hash_can_be_cloned_and_their_settings_too() {
+    fn policy<T: Policy + Clone + Unpin>() {
+        ordinary::<T>();
+    }
+    policy::<RingHash>();
+    policy::<Maglev>();
+    policy::<Rendezvous>();
+    policy::<IpHash>();
+    ordinary::<HashSource>();
+    clone::<HashSource>();
+    ordinary::<BoundedLoad>();
+    copy::<BoundedLoad>();
+    ordinary::<EndpointHashKey>();
+    clone::<EndpointHashKey>();
+    ordinary::<MaglevTable>();
+    ordinary::<RendezvousTable>();
+    ordinary::<Ring>();
 }
 
 /// A claim that could be cloned would give its load back twice.

@@ -3,9 +3,13 @@
 
 pub(crate) mod atomic;
 pub mod backoff;
+pub mod maglev;
+pub mod rendezvous;
 pub mod ring;
 pub mod rng;
 
 pub use backoff::Backoff;
+pub use maglev::MaglevTable;
+pub use rendezvous::RendezvousTable;
 pub use ring::Ring;
 pub use rng::Rng;

@@ -1,14 +1,13 @@
-use std::fmt;
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use xxhash_rust::xxh64::xxh64;
-
 use crate::call::RequestInfo;
+use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::math::Ring;
-use crate::policy::draw::draw;
-use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy, forwarded};
+use crate::policy::hashing::{Hashing, Shape};
+use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
 
 /// nginx (`hash … consistent`) and ketama.
 const PLACES_PER_WEIGHT: u32 = 160;
@@ -47,9 +46,9 @@ const MAX_MAX_PLACES: u32 = 8 << 20;
 ///
 /// | | |
 /// |---|---|
-/// | pick | O(log n): a hash and a binary search; a step along the ring for each place of a lost endpoint. Reading headers adds to it, linear in the part read |
+/// | pick | O(1) on average: a hash, and an index that leads to within a place or two; a step along the ring for each place of a lost endpoint. Reading headers adds to it, linear in the part read |
 /// | build | O(n log n), about 20 µs per endpoint and unit of weight, when an endpoint comes, goes or changes its weight; O(n) and no hashing when one merely connects, is lost, is ejected or comes back |
-/// | memory | 1,920 bytes per endpoint and unit of weight, at most 3 MiB, plus 4 bytes per endpoint |
+/// | memory | up to 2,560 bytes per endpoint and unit of weight, at most 4 MiB, plus 4 bytes per endpoint |
 ///
 /// **Wins** where the server keeps something per caller (a cache, a session) and callers are many.
 /// **Loses** where callers are few or differ in volume, or come from behind one address: load follows
@@ -83,22 +82,25 @@ const MAX_MAX_PLACES: u32 = 8 << 20;
 /// ```
 #[derive(Debug, Clone)]
 pub struct IpHash {
-    places_per_weight: u32,
-    max_places: u32,
-    source: Source,
+    hashing: Hashing<Places>,
 }
 
 impl Default for IpHash {
     fn default() -> Self {
-        Self {
-            places_per_weight: PLACES_PER_WEIGHT,
-            max_places: MAX_PLACES,
-            source: Source::Request { trusted_hops: 0 },
-        }
+        Self::by(HashSource::source_ip())
     }
 }
 
 impl IpHash {
+    fn by(source: HashSource) -> Self {
+        let mut hashing = Hashing::new(Places {
+            per_weight: PLACES_PER_WEIGHT,
+            max: MAX_PLACES,
+        });
+        hashing.sources = Arc::new([source]);
+        Self { hashing }
+    }
+
     /// Takes the caller's address from `read` alone, and goes to a random endpoint where it says
     /// `None`. A [`HashKey`](crate::call::HashKey) still comes first.
     ///
@@ -114,10 +116,7 @@ impl IpHash {
     pub fn from_fn(
         read: impl Fn(&RequestInfo<'_>) -> Option<IpAddr> + Send + Sync + 'static,
     ) -> Self {
-        Self {
-            source: Source::Function(Arc::new(read)),
-            ..Self::default()
-        }
+        Self::by(HashSource::ip_from_fn(read))
     }
 
     /// How many addresses to pass over from the right of `Forwarded` and `X-Forwarded-For`, because they
@@ -139,14 +138,14 @@ impl IpHash {
     /// ```
     #[must_use]
     pub fn with_trusted_hops(mut self, hops: u32) -> Self {
-        if let Source::Request { trusted_hops } = &mut self.source {
-            *trusted_hops = hops;
+        for source in Arc::make_mut(&mut self.hashing.sources) {
+            source.set_trusted_hops(hops);
         }
         self
     }
 
     /// The places on the ring: how many per unit of weight (default 160, as in nginx and ketama), and
-    /// how many in all at most (default 2^18). 12 bytes each.
+    /// how many in all at most (default 2^18). Up to 16 bytes each.
     ///
     /// More places make shares more even (their standard deviation is about `1 / sqrt(places)`) and
     /// builds slower. Where the maximum would be exceeded, all get fewer in proportion, at least 1;
@@ -165,21 +164,15 @@ impl IpHash {
                 format!("a maximum of {max} is not between 1 and {MAX_MAX_PLACES}"),
             ));
         }
-        self.places_per_weight = per_weight;
-        self.max_places = max;
+        self.hashing.shape = Places { per_weight, max };
         Ok(self)
     }
 
-    fn ring(&self, all: &[Candidate], order: &[u32]) -> Ring {
-        let key = |&index: &u32| {
-            let endpoint = all[index as usize].endpoint();
-            (endpoint.id().as_str(), endpoint.weight())
-        };
-        let total: u64 = order.iter().map(|i| u64::from(key(i).1.max(1))).sum();
-        // A ring of at least this many places has exactly so many per unit of weight.
-        let min = total.saturating_mul(u64::from(self.places_per_weight));
-        let min = u32::try_from(min).unwrap_or(u32::MAX).min(self.max_places);
-        Ring::new(order.iter().map(key), min, self.max_places)
+    /// Limits the calls that pile up on one endpoint; off by default.
+    #[must_use]
+    pub fn with_bounded_load(mut self, bound: BoundedLoad) -> Self {
+        self.hashing.bounded = Some(bound);
+        self
     }
 }
 
@@ -189,170 +182,39 @@ impl Policy for IpHash {
     }
 
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        let places = (self.places_per_weight, self.max_places);
-        let previous = previous
-            .and_then(|picker| picker.downcast_ref::<IpHashPicker>())
-            .filter(|picker| picker.places == places);
-        let all = candidates.all();
-        let (ring, order) = match previous {
-            Some(previous) if same(all.iter(), previous.candidates.all().iter()) => {
-                (previous.ring.clone(), previous.order.clone())
-            }
-            _ => {
-                let order = by_id(all);
-                let ring = previous
-                    .filter(|previous| same(sorted(all, &order), previous.sorted()))
-                    .map_or_else(|| Arc::new(self.ring(all, &order)), |p| p.ring.clone());
-                (ring, order)
-            }
-        };
-        Arc::new(IpHashPicker {
-            candidates: candidates.clone(),
-            ring,
-            order,
-            places,
-            source: self.source.clone(),
-        })
+        self.hashing.build(candidates, previous)
     }
 }
 
-/// The indices of the candidates in the order of their ids, so that the order in which a client
-/// learned of them does not matter.
-fn by_id(all: &[Candidate]) -> Arc<[u32]> {
-    let mut order: Vec<u32> = (0..).take(all.len()).collect();
-    order.sort_unstable_by_key(|&index| {
-        let endpoint = all[index as usize].endpoint();
-        (endpoint.id(), endpoint.weight(), index)
-    });
-    order.into()
+#[derive(Debug, Clone, PartialEq)]
+struct Places {
+    per_weight: u32,
+    max: u32,
 }
 
-fn sorted<'c>(
-    all: &'c [Candidate],
-    order: &'c [u32],
-) -> impl ExactSizeIterator<Item = &'c Candidate> {
-    order.iter().map(|&index| &all[index as usize])
-}
+impl Shape for Places {
+    type Table = Ring;
 
-/// Whether both give the same ids with the same weights.
-fn same<'c>(
-    a: impl ExactSizeIterator<Item = &'c Candidate>,
-    b: impl ExactSizeIterator<Item = &'c Candidate>,
-) -> bool {
-    a.len() == b.len()
-        && a.zip(b).all(|(a, b)| {
-            let (a, b) = (a.endpoint(), b.endpoint());
-            a.ptr_eq(b) || (a.id() == b.id() && a.weight() == b.weight())
-        })
-}
-
-type ReadIp = dyn Fn(&RequestInfo<'_>) -> Option<IpAddr> + Send + Sync;
-
-#[derive(Clone)]
-enum Source {
-    Request { trusted_hops: u32 },
-    Function(Arc<ReadIp>),
-}
-
-impl Source {
-    fn ip(&self, request: &RequestInfo<'_>) -> Option<IpAddr> {
-        match self {
-            Self::Request { trusted_hops } => request
-                .source_ip()
-                .or_else(|| forwarded::caller(request.headers()?, *trusted_hops)),
-            Self::Function(read) => read(request),
-        }
+    fn key(endpoint: &Endpoint) -> Cow<'_, str> {
+        Cow::Borrowed(endpoint.id().as_str())
     }
 
-    fn hash(&self, request: &RequestInfo<'_>) -> Option<u64> {
-        // Also a key is hashed: numbers in a row must not fall on one place of the ring.
-        if let Some(key) = request.hash_key() {
-            return Some(xxh64(&key.to_le_bytes(), 0));
-        }
-        Some(match self.ip(request)?.to_canonical() {
-            IpAddr::V4(ip) => xxh64(&ip.octets(), 0),
-            IpAddr::V6(ip) => xxh64(&ip.octets(), 0),
-        })
-    }
-}
-
-impl fmt::Debug for Source {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Request { trusted_hops } => f
-                .debug_struct("Request")
-                .field("trusted_hops", trusted_hops)
-                .finish(),
-            Self::Function(_) => f.write_str("Function"),
-        }
-    }
-}
-
-struct IpHashPicker {
-    candidates: Candidates,
-    ring: Arc<Ring>,
-    /// From the ring's numbers to places in `candidates.all()`.
-    order: Arc<[u32]>,
-    places: (u32, u32),
-    source: Source,
-}
-
-/// Steps along the ring before it is asked whether there is anything to be found: one full round of a
-/// large ring would take a call without any usable endpoint a millisecond.
-const STEPS: usize = 64;
-
-impl IpHashPicker {
-    fn sorted(&self) -> impl ExactSizeIterator<Item = &Candidate> {
-        sorted(self.candidates.all(), &self.order)
-    }
-
-    fn find(&self, hash: u64, context: &PickContext<'_>) -> Option<&Candidate> {
-        let all = self.candidates.all();
-        let mut walk = self
-            .ring
-            .walk(hash)
-            .map(|number| &all[self.order[number] as usize]);
-        let usable = |candidate: &&Candidate| context.is_usable(candidate);
-        if let Some(near) = walk.by_ref().take(STEPS).find(usable) {
-            return Some(near);
-        }
-        all.iter().find(usable)?;
-        walk.find(usable)
-    }
-}
-
-impl Picker for IpHashPicker {
-    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        let hash = context
-            .hash()
-            .or_else(|| self.source.hash(context.request()));
-        let picked = match hash {
-            // Kept for the call's next try, which need not read the request again.
-            Some(hash) => self.find(context.hash_with(|_| hash), context),
-            None => draw(self.candidates.usable(), context),
-        };
-        picked.map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
-    }
-}
-
-impl fmt::Debug for IpHashPicker {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The ring itself is thousands of numbers.
-        f.debug_struct("IpHashPicker")
-            .field("candidates", &self.candidates)
-            .field("places", &self.ring.len())
-            .field("source", &self.source)
-            .finish_non_exhaustive()
+    fn table<'k>(&self, keys: impl Iterator<Item = (&'k str, u32)> + Clone) -> Ring {
+        let total: u64 = keys.clone().map(|(_, w)| u64::from(w.max(1))).sum();
+        // A ring of at least this many places has exactly so many per unit of weight.
+        let min = total.saturating_mul(u64::from(self.per_weight));
+        let min = u32::try_from(min).unwrap_or(u32::MAX).min(self.max);
+        Ring::new(keys, min, self.max)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Endpoint;
+    use crate::policy::hashing::HashPicker;
 
     fn ring(picker: &dyn Picker) -> &Arc<Ring> {
-        &picker.downcast_ref::<IpHashPicker>().unwrap().ring
+        &picker.downcast_ref::<HashPicker<Places>>().unwrap().table
     }
 
     #[test]

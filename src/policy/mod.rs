@@ -11,7 +11,10 @@
 //! | [`LeastRequest::full_scan`] | O(n) | a few endpoints, long calls |
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
-//! | [`IpHash`] | O(log n) | the same caller should reach the same endpoint |
+//! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |
+//! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
+//! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
+//! | [`Rendezvous`] | O(n) | the same, few endpoints, and nothing may move that need not |
 //!
 //! # A policy of one's own
 //!
@@ -48,23 +51,36 @@
 //! assert_eq!(picker.pick(&mut PickContext::new(&mut rng)), Pick::Endpoint(0));
 //! ```
 
+mod bounded_load;
 mod candidate;
 mod claim;
 mod context;
 mod draw;
+mod endpoint_key;
 mod forwarded;
+mod hash_source;
+mod hashing;
 mod ip_hash;
 mod least_request;
+mod maglev;
 mod random;
+mod rendezvous;
+mod ring_hash;
 mod round_robin;
 
+pub use bounded_load::BoundedLoad;
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;
 pub use context::{Pick, PickContext, Tried};
+pub use endpoint_key::EndpointHashKey;
+pub use hash_source::HashSource;
 pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
+pub use maglev::Maglev;
 pub use random::Random;
+pub use rendezvous::Rendezvous;
+pub use ring_hash::RingHash;
 pub use round_robin::RoundRobin;
 
 use std::any::Any;
