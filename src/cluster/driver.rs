@@ -1,13 +1,16 @@
 //! The task that performs what the rules say.
 //!
 //! It lives as long as one handle or one queued call does, and moves whether calls flow or not. It
-//! takes everything that has happened before it publishes, so that a burst costs one snapshot, and
-//! it never spends more than about half of its time on publishing, however large the set is.
+//! takes everything that has happened before it publishes, so that a burst costs one snapshot. After
+//! a snapshot of a large set it rests as long as that took: it neither reads the source, whose later
+//! states say all that the earlier ones said, nor publishes, and so takes no more than about half of a
+//! processor, however large the set is and however often it changes.
 
 use std::collections::HashMap;
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle as Runtime;
@@ -18,8 +21,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::Settings;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
-use crate::cluster::step::{Cluster, Effect, Event};
-use crate::connection::{ConnectionEvents, Connector, End, Ended, Inbox};
+use crate::cluster::step::{Cluster, Effect, Event, Published};
+use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::error::{BoxError, Error};
 use crate::health::Change;
@@ -27,6 +30,9 @@ use crate::policy::{Candidates, Policy};
 
 /// How many events are taken before the next snapshot, at most.
 const MAX_BATCH: usize = 1_000;
+
+/// The runtime's timer knows no shorter time: a shorter rest would take longer than the work did.
+const SHORTEST_REST: Duration = Duration::from_millis(1);
 
 /// What a control plane is made of.
 pub(crate) struct Launch<C> {
@@ -56,7 +62,7 @@ pub(crate) fn launch<C: Connector>(
         services: Vec::new(),
         candidates,
         picker,
-        statuses: Vec::new(),
+        details: Vec::new(),
         summary,
     };
     let (shared, gone) = Shared::new(
@@ -72,7 +78,6 @@ pub(crate) fn launch<C: Connector>(
         cluster: Cluster::new(launch.settings, Some(on_change)),
         connector: Arc::new(launch.connector),
         policy: launch.policy,
-        services: HashMap::new(),
         dials: JoinSet::new(),
         dialing: HashMap::new(),
         tasks: HashMap::new(),
@@ -84,12 +89,10 @@ pub(crate) fn launch<C: Connector>(
 }
 
 struct Driver<C: Connector> {
-    cluster: Cluster,
+    cluster: Cluster<C::Service>,
     connector: Arc<C>,
-    connect_timeout: std::time::Duration,
+    connect_timeout: Duration,
     policy: Arc<dyn Policy>,
-    /// The connected services by the endpoint's key, with their connection.
-    services: HashMap<u64, (u64, C::Service)>,
     dials: JoinSet<Result<C::Service, BoxError>>,
     /// The dial under way for an endpoint.
     dialing: HashMap<u64, AbortHandle>,
@@ -119,25 +122,25 @@ impl<C: Connector> Driver<C> {
         if let Some(update) = initial {
             self.step(Event::Update(update));
         }
-        let mut publish_not_before = Instant::now();
+        let mut began = Instant::now();
+        let mut rest_until = began;
         let mut dirty = false;
         loop {
-            let now = Instant::now();
             dirty |= self.cluster.take_dirty();
-            if dirty && publish_not_before <= now {
+            if dirty && rest_until <= Instant::now() {
                 if !self.publish() {
                     return;
                 }
                 dirty = false;
-                let spent = now.elapsed();
-                publish_not_before = now + 2 * spent;
+                let now = Instant::now();
+                let spent = now - began;
+                if spent >= SHORTEST_REST {
+                    rest_until = now + spent;
+                }
             }
+            let rests = Instant::now() < rest_until;
             let tick = self.cluster.next_tick();
-            let wake = match (dirty, tick) {
-                (true, Some(tick)) => Some(tick.min(publish_not_before)),
-                (true, None) => Some(publish_not_before),
-                (false, tick) => tick,
-            };
+            let wake = tick.into_iter().chain(rests.then_some(rest_until)).min();
             let event = tokio::select! {
                 biased;
                 _ = &mut gone => return,
@@ -147,23 +150,22 @@ impl<C: Connector> Driver<C> {
                     self.dialed(done);
                     Event::Tick
                 }
-                update = next(&mut discovery) => read(update),
+                update = next(&mut discovery), if !rests => read(update),
                 () = at(wake) => Event::Tick,
             };
+            began = Instant::now();
             self.step(event);
-            self.drain(&mut discovery, &mut ends, &mut changes);
+            self.drain(&mut ends, &mut changes);
+            if rest_until <= began {
+                self.drain_discovery(&mut discovery);
+            }
             // A source that never pauses must not keep the thread from all others.
             consume_budget().await;
         }
     }
 
     /// Takes what else is there already.
-    fn drain(
-        &mut self,
-        discovery: &mut Option<Pin<Box<dyn Discovery>>>,
-        ends: &mut Outbox,
-        changes: &mut mpsc::UnboundedReceiver<(u64, Change)>,
-    ) {
+    fn drain(&mut self, ends: &mut Outbox, changes: &mut mpsc::UnboundedReceiver<(u64, Change)>) {
         for _ in 0..MAX_BATCH {
             if let Ok(ended) = ends.try_recv() {
                 self.step(Event::Ended(ended));
@@ -175,7 +177,10 @@ impl<C: Connector> Driver<C> {
                 break;
             }
         }
-        // A later state says all that an earlier one said.
+    }
+
+    /// Takes the last of the states that are there already.
+    fn drain_discovery(&mut self, discovery: &mut Option<Pin<Box<dyn Discovery>>>) {
         let mut latest = None;
         let mut failed = None;
         let mut ended = false;
@@ -204,7 +209,7 @@ impl<C: Connector> Driver<C> {
         }
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Event<C::Service>) {
         self.cluster.step(event, Instant::now());
         self.perform();
     }
@@ -243,11 +248,7 @@ impl<C: Connector> Driver<C> {
                     );
                     self.dialing.insert(key, task);
                 }
-                Effect::Disconnect { key } => {
-                    self.services.remove(&key);
-                }
                 Effect::Forget { key } => {
-                    self.services.remove(&key);
                     if let Some(task) = self.dialing.remove(&key) {
                         task.abort();
                         // It may have ended already, well, with a service that nobody wants.
@@ -276,23 +277,12 @@ impl<C: Connector> Driver<C> {
             return;
         };
         self.dialing.remove(&key);
-        let result = result.map(|service| {
-            self.services.insert(key, (connection, service));
-        });
-        let connected = result.is_ok();
         self.step(Event::Dialed {
             key,
             connection,
             result,
         });
-        // Its end may have come, and been ignored, while it was no connection yet.
-        if connected && events.has_ended() {
-            self.step(Event::Ended(Ended {
-                key,
-                connection,
-                end: End::Closed(None),
-            }));
-        }
+        events.taken_up();
     }
 
     /// Makes the current state the one that calls see. `false`: nobody is left to see it.
@@ -300,14 +290,12 @@ impl<C: Connector> Driver<C> {
         let Some(shared) = self.guard.0.upgrade() else {
             return false;
         };
-        let mut services = Vec::new();
-        let (candidates, statuses, summary) = self.cluster.publish(|key, connection| {
-            let service = connection.and_then(|connection| {
-                let (of, service) = self.services.get(&key)?;
-                (*of == connection).then(|| service.clone())
-            });
-            services.push(service);
-        });
+        let Published {
+            candidates,
+            services,
+            details,
+            summary,
+        } = self.cluster.publish();
         let picker = {
             let current = shared.load();
             self.policy.build(&candidates, Some(&*current.picker))
@@ -316,7 +304,7 @@ impl<C: Connector> Driver<C> {
             services,
             candidates,
             picker,
-            statuses,
+            details,
             summary,
         });
         true
@@ -334,7 +322,7 @@ impl<S> Drop for ClosedOnDrop<S> {
                 services: Vec::new(),
                 candidates: Candidates::new([], false),
                 picker,
-                statuses: Vec::new(),
+                details: Vec::new(),
                 summary: Summary {
                     closed: true,
                     ..Summary::default()
@@ -356,7 +344,7 @@ async fn next(discovery: &mut Option<Pin<Box<dyn Discovery>>>) -> Option<Result<
     item
 }
 
-fn read(item: Option<Result<Update, BoxError>>) -> Event {
+fn read<S>(item: Option<Result<Update, BoxError>>) -> Event<S> {
     match item {
         Some(Ok(update)) => Event::Update(update),
         Some(Err(error)) => Event::DiscoveryFailed(error),

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::connection::{End, Ended, Inbox};
-use crate::endpoint::{ConnectivityState, Endpoint};
+use crate::endpoint::ConnectivityState;
 use crate::error::BoxError;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
@@ -19,21 +19,20 @@ pub(crate) struct Snapshot<S> {
     pub(crate) services: Vec<Option<S>>,
     pub(crate) candidates: Candidates,
     pub(crate) picker: Arc<dyn Picker>,
-    pub(crate) statuses: Vec<Arc<Status>>,
+    /// What else is known of each slot; nothing of most.
+    pub(crate) details: Vec<Option<Arc<Detail>>>,
     pub(crate) summary: Summary,
 }
 
-/// What is known of an endpoint beside its live record.
+/// What is known of an endpoint beside its candidate, where there is something to say.
 #[derive(Debug, Clone)]
-pub(crate) struct Status {
-    pub(crate) endpoint: Endpoint,
-    pub(crate) state: ConnectivityState,
+pub(crate) struct Detail {
     pub(crate) last_error: Option<Arc<str>>,
-    pub(crate) ejection: Option<EjectionStatus>,
+    pub(crate) ejection: Option<EjectionDetail>,
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct EjectionStatus {
+pub(crate) struct EjectionDetail {
     pub(crate) since: Instant,
     pub(crate) until: Instant,
     pub(crate) times: u32,
@@ -187,26 +186,32 @@ impl<S> Shared<S> {
     pub(crate) fn report(&self, now: Instant) -> Report {
         let snapshot = self.load();
         let endpoints = snapshot
-            .statuses
+            .details
             .iter()
             .zip(snapshot.candidates.all().iter())
-            .map(|(status, candidate)| {
+            .map(|(detail, candidate)| {
+                let detail = detail.as_deref();
+                let endpoint = candidate.endpoint();
                 let load = candidate.subchannel().load();
                 EndpointReport {
-                    id: status.endpoint.id().clone(),
-                    address: status.endpoint.address().to_owned(),
-                    weight: status.endpoint.weight(),
-                    state: status.state,
+                    id: endpoint.id().clone(),
+                    address: endpoint.address().to_owned(),
+                    weight: endpoint.weight(),
+                    state: candidate.state(),
                     in_flight: load.current(),
                     calls: load.started(),
                     failures: load.failed(),
-                    ejected: status.ejection.as_ref().map(|ejection| Ejected {
-                        since: now.saturating_duration_since(ejection.since),
-                        until: ejection.until.saturating_duration_since(now),
-                        times: ejection.times,
-                        reason: "consecutive failures",
-                    }),
-                    last_error: status.last_error.as_deref().map(str::to_owned),
+                    ejected: detail
+                        .and_then(|d| d.ejection.as_ref())
+                        .map(|ejection| Ejected {
+                            since: now.saturating_duration_since(ejection.since),
+                            until: ejection.until.saturating_duration_since(now),
+                            times: ejection.times,
+                            reason: "consecutive failures",
+                        }),
+                    last_error: detail
+                        .and_then(|d| d.last_error.as_deref())
+                        .map(str::to_owned),
                 }
             })
             .collect();

@@ -1,6 +1,7 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
 mod entry;
+mod rows;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,7 +10,7 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::cluster::Settings;
-use crate::cluster::snapshot::{Status, Summary};
+use crate::cluster::snapshot::{Detail, Summary};
 use crate::connection::{End, Ended};
 use crate::discovery::Update;
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
@@ -17,12 +18,13 @@ use crate::error::{BoxError, describe};
 use crate::health::panic_mode::is_panic;
 use crate::health::{Change, Ejections};
 use crate::math::Rng;
-use crate::policy::{Candidate, Candidates, OnChange, Subchannel};
+use crate::policy::{Candidates, OnChange, Subchannel};
 use entry::{Entry, Phase};
+use rows::{Fresh, Row};
 
-/// What happened.
+/// What happened. `S` is the service of a connected endpoint.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum Event<S> {
     /// The source of endpoints named a new state.
     Update(Update),
     /// The source of endpoints failed; its last state stands.
@@ -33,7 +35,7 @@ pub(crate) enum Event {
     Dialed {
         key: u64,
         connection: u64,
-        result: Result<(), BoxError>,
+        result: Result<S, BoxError>,
     },
     /// A connection ended or is about to.
     Ended(Ended),
@@ -52,22 +54,30 @@ pub(crate) enum Effect {
         subchannel: Arc<Subchannel>,
         connection: u64,
     },
-    /// Drop the service of this endpoint, so that its connection closes when its calls are done.
-    Disconnect { key: u64 },
-    /// The endpoint left: as `Disconnect`, and give up a dial that is under way.
+    /// The endpoint left: give up a dial that is under way.
     Forget { key: u64 },
 }
 
+/// What a snapshot is made of, in the order of slots.
+pub(crate) struct Published<S> {
+    pub(crate) candidates: Candidates,
+    pub(crate) services: Vec<Option<S>>,
+    pub(crate) details: Vec<Option<Arc<Detail>>>,
+    pub(crate) summary: Summary,
+}
+
 /// The set of endpoints and what is known of each.
-pub(crate) struct Cluster {
+pub(crate) struct Cluster<S> {
     settings: Settings,
     rng: Rng,
     ejections: Arc<Ejections>,
     on_change: Option<OnChange>,
-    entries: HashMap<u64, Entry>,
+    entries: HashMap<u64, Entry<S>>,
     keys: HashMap<EndpointId, u64>,
-    /// The order of slots: the source's.
-    order: Vec<u64>,
+    /// What a snapshot shows, in the order of slots, which is the source's.
+    rows: Vec<Row<S>>,
+    /// Whose rows are not true any more.
+    touched: Vec<u64>,
     /// Who waits for a dial, by when it is due.
     dial_queue: BTreeSet<(Instant, u64)>,
     dialing: usize,
@@ -84,7 +94,7 @@ pub(crate) struct Cluster {
     effects: Vec<Effect>,
 }
 
-impl Cluster {
+impl<S: Clone> Cluster<S> {
     pub(crate) fn new(settings: Settings, on_change: Option<OnChange>) -> Self {
         let rng = Rng::new(settings.seed);
         let ejections = Arc::new(Ejections::new(settings.ejection));
@@ -95,7 +105,8 @@ impl Cluster {
             on_change,
             entries: HashMap::new(),
             keys: HashMap::new(),
-            order: Vec::new(),
+            rows: Vec::new(),
+            touched: Vec::new(),
             dial_queue: BTreeSet::new(),
             dialing: 0,
             ejection_ends: BTreeSet::new(),
@@ -111,7 +122,7 @@ impl Cluster {
     }
 
     /// Takes one event in.
-    pub(crate) fn step(&mut self, event: Event, now: Instant) {
+    pub(crate) fn step(&mut self, event: Event<S>, now: Instant) {
         match event {
             Event::Update(update) => self.update(update, now),
             Event::DiscoveryFailed(error) => {
@@ -156,48 +167,28 @@ impl Cluster {
         std::mem::take(&mut self.dirty)
     }
 
-    /// The candidates in the order of slots, what is known of each, and the whole. In that order,
-    /// `keep` is told the key and the connection of each slot.
-    pub(crate) fn publish(
-        &mut self,
-        mut keep: impl FnMut(u64, Option<u64>),
-    ) -> (Candidates, Vec<Arc<Status>>, Summary) {
+    /// What there is now. Costs a walk over all rows; only those that were touched are made anew.
+    pub(crate) fn publish(&mut self) -> Published<S> {
+        self.refresh();
         let mut summary = Summary {
-            total: self.order.len(),
+            total: self.rows.len(),
             resolved: self.resolved,
             discovery_error: self.discovery_error.clone(),
             last_error: self.last_error.clone(),
             ..Summary::default()
         };
-        let mut all = Vec::with_capacity(self.order.len());
-        let mut statuses = Vec::with_capacity(self.order.len());
         let mut usable = 0;
-        for (slot, key) in self.order.iter().enumerate() {
-            let entry = self
-                .entries
-                .get_mut(key)
-                .expect("every key in the order has an entry");
-            let status = entry.status().clone();
-            let open = entry.subchannel.health().gate().is_open();
-            let connection = entry.phase.connection();
-            match status.state {
+        for Row { candidate, .. } in &self.rows {
+            let open = candidate.subchannel().health().gate().is_open();
+            match candidate.state() {
                 ConnectivityState::Ready if open => usable += 1,
                 ConnectivityState::Ready => {}
                 ConnectivityState::Connecting => summary.connecting += 1,
                 ConnectivityState::TransientFailure => summary.failing += 1,
                 ConnectivityState::Idle | ConnectivityState::Shutdown => summary.idle += 1,
             }
-            summary.ready += usize::from(status.state == ConnectivityState::Ready);
+            summary.ready += usize::from(candidate.state() == ConnectivityState::Ready);
             summary.ejected += usize::from(!open);
-            all.push(Candidate::new(
-                slot,
-                entry.endpoint.clone(),
-                entry.subchannel.clone(),
-                connection.unwrap_or(0),
-                status.state,
-            ));
-            statuses.push(status);
-            keep(*key, connection);
         }
         let threshold = self.settings.ejection.panic_threshold_percent();
         summary.panic = summary.ejected > 0 && is_panic(usable, summary.total, threshold);
@@ -221,58 +212,88 @@ impl Cluster {
             self.last_error = None;
             summary.last_error = None;
         }
-        (Candidates::new(all, summary.panic), statuses, summary)
+        let rows = self.rows.iter();
+        let candidates: Arc<[_]> = rows.clone().map(|row| row.candidate.clone()).collect();
+        Published {
+            candidates: Candidates::new(candidates, summary.panic),
+            services: rows.clone().map(|row| row.service.clone()).collect(),
+            details: rows.map(|row| row.detail.clone()).collect(),
+            summary,
+        }
+    }
+
+    /// The row of this endpoint is not true any more.
+    fn touch(&mut self, key: u64) {
+        self.touched.push(key);
+        self.dirty = true;
+    }
+
+    fn refresh(&mut self) {
+        self.touched.sort_unstable();
+        self.touched.dedup();
+        for (slot, row) in self.rows.iter_mut().enumerate() {
+            if self.touched.binary_search(&row.key).is_ok() {
+                let entry = self
+                    .entries
+                    .get(&row.key)
+                    .expect("every row's key has an entry");
+                *row = Row::new(row.key, slot, entry);
+            } else {
+                row.candidate.set_slot(slot);
+            }
+        }
+        self.touched.clear();
     }
 
     fn update(&mut self, update: Update, now: Instant) {
         self.resolved = true;
         self.discovery_error = None;
         self.dirty = true;
-        let mut order = Vec::with_capacity(update.endpoints().len());
-        let mut keys = HashMap::with_capacity(update.endpoints().len());
-        for endpoint in update.into_endpoints() {
+        let rows = std::mem::take(&mut self.rows);
+        let (mut diff, listed) = rows::diff(rows, update.into_endpoints());
+        let mut fresh = Vec::with_capacity(listed.len());
+        for Fresh { place, endpoint } in listed {
             if let Err(error) = endpoint.validate() {
                 warn!(%error, "an endpoint was left out");
                 continue;
             }
-            if keys.contains_key(endpoint.id()) {
-                warn!(endpoint = %endpoint.id(), "an endpoint is named twice; the first counts");
-                continue;
-            }
-            let key = self
-                .keys
-                .remove(endpoint.id())
-                .filter(|key| self.renew(*key, &endpoint))
-                .unwrap_or_else(|| self.add(&endpoint, now));
-            keys.insert(endpoint.id().clone(), key);
-            order.push(key);
+            let row = match self.keys.get(endpoint.id()).copied() {
+                None => self.add(endpoint, now),
+                Some(key) => match diff.take(key, place) {
+                    Some(row) => self.renew(row, endpoint, now),
+                    None => {
+                        warn!(endpoint = %endpoint.id(), "an endpoint is named twice; the first counts");
+                        continue;
+                    }
+                },
+            };
+            fresh.push((place, row));
         }
-        for key in std::mem::replace(&mut self.keys, keys).into_values() {
-            self.remove(key);
+        let (rows, left) = diff.join(fresh);
+        self.rows = rows;
+        for row in left {
+            self.remove(row.key);
         }
-        self.order = order;
-        self.ejections.set_endpoints(self.order.len());
+        self.ejections.set_endpoints(self.rows.len());
     }
 
-    /// Takes the new description of a known endpoint. `false`: it is another server now, and the old
-    /// one is gone.
-    fn renew(&mut self, key: u64, endpoint: &Endpoint) -> bool {
+    /// Takes the new description of a known endpoint; at another address it is another server, and
+    /// the old one is gone.
+    fn renew(&mut self, row: Row<S>, endpoint: Endpoint, now: Instant) -> Row<S> {
         let entry = self
             .entries
-            .get_mut(&key)
-            .expect("every known id has an entry");
-        if entry.endpoint.ptr_eq(endpoint) {
-            return true;
-        }
+            .get_mut(&row.key)
+            .expect("every row's key has an entry");
         if entry.endpoint.address() != endpoint.address() {
-            self.remove(key);
-            return false;
+            self.remove(row.key);
+            return self.add(endpoint, now);
         }
-        entry.set_endpoint(endpoint.clone());
-        true
+        entry.endpoint = endpoint;
+        self.touch(row.key);
+        row
     }
 
-    fn add(&mut self, endpoint: &Endpoint, now: Instant) -> u64 {
+    fn add(&mut self, endpoint: Endpoint, now: Instant) -> Row<S> {
         self.next_key += 1;
         let key = self.next_key;
         let mut subchannel = Subchannel::new(key, endpoint.id().clone(), self.ejections.clone());
@@ -280,10 +301,13 @@ impl Cluster {
             subchannel = subchannel.on_change(on_change.clone());
         }
         debug!(endpoint = %endpoint.id(), "endpoint added");
-        self.entries
-            .insert(key, Entry::new(endpoint.clone(), Arc::new(subchannel), now));
+        self.keys.insert(endpoint.id().clone(), key);
+        let entry = Entry::new(endpoint, Arc::new(subchannel), now);
+        // Its slot is set with those of all others.
+        let row = Row::new(key, 0, &entry);
+        self.entries.insert(key, entry);
         self.dial_queue.insert((now, key));
-        key
+        row
     }
 
     fn remove(&mut self, key: u64) {
@@ -291,6 +315,7 @@ impl Cluster {
             return;
         };
         debug!(endpoint = %entry.endpoint.id(), "endpoint removed");
+        self.keys.remove(entry.endpoint.id());
         match entry.phase {
             Phase::Waiting { due } => {
                 self.dial_queue.remove(&(due, key));
@@ -324,28 +349,28 @@ impl Cluster {
             let connection = self.next_connection;
             self.dialing += 1;
             entry.dial(connection, now);
-            self.dirty = true;
             self.effects.push(Effect::Dial {
                 endpoint: entry.endpoint.clone(),
                 subchannel: entry.subchannel.clone(),
                 connection,
             });
+            self.touch(key);
         }
     }
 
-    fn dialed(&mut self, key: u64, connection: u64, result: Result<(), BoxError>, now: Instant) {
+    fn dialed(&mut self, key: u64, connection: u64, result: Result<S, BoxError>, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        if !matches!(entry.phase, Phase::Dialing { connection: c } if c == connection) {
+        if !matches!(entry.phase, Phase::Dialing { connection: c, .. } if c == connection) {
             return;
         }
         self.dialing -= 1;
-        self.dirty = true;
+        let mut ended = None;
         match result {
-            Ok(()) => {
+            Ok(service) => {
                 debug!(endpoint = %entry.endpoint.id(), connection, "ready");
-                entry.ready(connection, now);
+                ended = entry.ready(connection, service, now);
             }
             Err(error) => {
                 let error: Arc<str> = describe(&*error).into();
@@ -355,17 +380,34 @@ impl Cluster {
                 self.dial_queue.insert((due, key));
             }
         }
+        self.touch(key);
+        if let Some(end) = ended {
+            let ended = Ended {
+                key,
+                connection,
+                end,
+            };
+            self.ended(ended, now);
+        }
     }
 
     fn ended(&mut self, ended: Ended, now: Instant) {
         let Some(entry) = self.entries.get_mut(&ended.key) else {
             return;
         };
+        if let Phase::Dialing {
+            connection,
+            ended: early @ None,
+        } = &mut entry.phase
+            && *connection == ended.connection
+        {
+            *early = Some(ended.end);
+            return;
+        }
         if entry.phase.connection() != Some(ended.connection) {
             return;
         }
         entry.subchannel.disconnected(ended.connection);
-        self.dirty = true;
         let backoff = &self.settings.backoff;
         let due = match ended.end {
             End::Draining => {
@@ -391,14 +433,13 @@ impl Cluster {
             }
         };
         self.dial_queue.insert((due, ended.key));
-        self.effects.push(Effect::Disconnect { key: ended.key });
+        self.touch(ended.key);
     }
 
     fn health(&mut self, key: u64, change: Change, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
-        self.dirty = true;
         match change {
             Change::Ejected => {
                 let until = entry.eject(&self.settings.ejection, now);
@@ -413,6 +454,7 @@ impl Cluster {
             }
             Change::ProbeReturned => {}
         }
+        self.touch(key);
     }
 
     fn end_ejections(&mut self, now: Instant) {

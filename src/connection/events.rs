@@ -95,6 +95,14 @@ impl ConnectionEvents {
         self.inner.ended.load(Ordering::SeqCst)
     }
 
+    /// The balancer has just taken the connection up. If its end was told before, that took no effect
+    /// then, and takes it now.
+    pub(crate) fn taken_up(&self) {
+        if self.has_ended() {
+            self.inner.subchannel.disconnected(self.inner.connection);
+        }
+    }
+
     fn end(&self, end: End) {
         let inner = &*self.inner;
         if inner.ended.swap(true, Ordering::SeqCst) {

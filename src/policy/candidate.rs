@@ -156,9 +156,14 @@ impl Candidate {
             subchannel,
             endpoint,
             connection,
-            slot: u32::try_from(slot).expect("fewer than 2^32 endpoints"),
+            slot: slot_number(slot),
             state,
         }
+    }
+
+    /// Moves it to another place in the set.
+    pub(crate) fn set_slot(&mut self, slot: usize) {
+        self.slot = slot_number(slot);
     }
 
     /// Its place in the set, by which a [`Pick`](crate::policy::Pick) names it.
@@ -213,6 +218,10 @@ impl Candidate {
         self.subchannel.load.begin();
         Some(Claim::new(self.subchannel.clone(), self.connection, entry))
     }
+}
+
+fn slot_number(slot: usize) -> u32 {
+    u32::try_from(slot).expect("fewer than 2^32 endpoints")
 }
 
 /// The endpoints that a policy chooses from. Cheap to clone.

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::cluster::snapshot::{EjectionStatus, Status};
+use crate::cluster::snapshot::{Detail, EjectionDetail};
+use crate::connection::End;
 use crate::endpoint::{ConnectivityState, Endpoint};
 use crate::health::Ejection;
 use crate::math::{Backoff, Rng};
-use crate::policy::Subchannel;
+use crate::policy::{Candidate, Subchannel};
 
 /// A healthy stretch of this length takes one off the count of ejections in a row: gRFC A50's
 /// default interval.
@@ -28,16 +29,24 @@ fn after(start: Instant, delay: Duration) -> Instant {
 }
 
 #[derive(Debug)]
-pub(super) enum Phase {
+pub(super) enum Phase<S> {
     /// For its turn, or for its backoff.
     Waiting { due: Instant },
     /// A dial is under way.
-    Dialing { connection: u64 },
+    Dialing {
+        connection: u64,
+        /// The connection's end, if that was heard of before the end of its dial.
+        ended: Option<End>,
+    },
     /// Connected.
-    Ready { connection: u64, since: Instant },
+    Ready {
+        connection: u64,
+        since: Instant,
+        service: S,
+    },
 }
 
-impl Phase {
+impl<S> Phase<S> {
     /// The connection that is up.
     pub(super) fn connection(&self) -> Option<u64> {
         match *self {
@@ -48,11 +57,11 @@ impl Phase {
 }
 
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct Entry<S> {
     pub(super) endpoint: Endpoint,
     pub(super) subchannel: Arc<Subchannel>,
-    pub(super) phase: Phase,
-    pub(super) ejection: Option<EjectionStatus>,
+    pub(super) phase: Phase<S>,
+    pub(super) ejection: Option<EjectionDetail>,
     /// Failed since it was last ready.
     failing: bool,
     /// Failures in a row, for the backoff.
@@ -61,11 +70,9 @@ pub(super) struct Entry {
     last_error: Option<Arc<str>>,
     ejected_times: u32,
     readmitted: Option<Instant>,
-    /// Made when it is asked for, dropped when it is no longer true.
-    status: Option<Arc<Status>>,
 }
 
-impl Entry {
+impl<S: Clone> Entry<S> {
     pub(super) fn new(endpoint: Endpoint, subchannel: Arc<Subchannel>, now: Instant) -> Self {
         Self {
             endpoint,
@@ -78,7 +85,6 @@ impl Entry {
             last_error: None,
             ejected_times: 0,
             readmitted: None,
-            status: None,
         }
     }
 
@@ -91,39 +97,65 @@ impl Entry {
         }
     }
 
-    pub(super) fn status(&mut self) -> &Arc<Status> {
-        let state = self.state();
-        self.status.get_or_insert_with(|| {
-            Arc::new(Status {
-                endpoint: self.endpoint.clone(),
-                state,
+    /// As the policies see it, in this slot.
+    pub(super) fn candidate(&self, slot: usize) -> Candidate {
+        Candidate::new(
+            slot,
+            self.endpoint.clone(),
+            self.subchannel.clone(),
+            self.phase.connection().unwrap_or(0),
+            self.state(),
+        )
+    }
+
+    /// The service to call, while connected.
+    pub(super) fn service(&self) -> Option<S> {
+        match &self.phase {
+            Phase::Ready { service, .. } => Some(service.clone()),
+            _ => None,
+        }
+    }
+
+    /// What a report says beside the candidate, if anything.
+    pub(super) fn detail(&self) -> Option<Arc<Detail>> {
+        let told = self.last_error.is_some() || self.ejection.is_some();
+        told.then(|| {
+            Arc::new(Detail {
                 last_error: self.last_error.clone(),
                 ejection: self.ejection.clone(),
             })
         })
     }
 
-    pub(super) fn set_endpoint(&mut self, endpoint: Endpoint) {
-        self.endpoint = endpoint;
-        self.status = None;
+    #[cfg(test)]
+    pub(super) fn last_error(&self) -> Option<&str> {
+        self.last_error.as_deref()
     }
 
     pub(super) fn dial(&mut self, connection: u64, now: Instant) {
-        self.phase = Phase::Dialing { connection };
+        self.phase = Phase::Dialing {
+            connection,
+            ended: None,
+        };
         self.last_dial = now;
-        self.status = None;
     }
 
-    pub(super) fn ready(&mut self, connection: u64, now: Instant) {
-        self.phase = Phase::Ready {
+    /// The dial ended well. Returns the connection's end, if that has come too.
+    pub(super) fn ready(&mut self, connection: u64, service: S, now: Instant) -> Option<End> {
+        let phase = Phase::Ready {
             connection,
             since: now,
+            service,
+        };
+        let ended = match std::mem::replace(&mut self.phase, phase) {
+            Phase::Dialing { ended, .. } => ended,
+            _ => None,
         };
         self.failing = false;
         self.last_error = None;
-        self.status = None;
         // After the phase: from here on the connection's own end may take it out again.
         self.subchannel.connected(connection);
+        ended
     }
 
     /// A dial failed, or the service broke. Returns when the next dial is due: gRPC counts the delay
@@ -189,7 +221,6 @@ impl Entry {
 
     fn wait_until(&mut self, due: Instant) -> Instant {
         self.phase = Phase::Waiting { due };
-        self.status = None;
         due
     }
 
@@ -203,18 +234,16 @@ impl Entry {
         self.ejected_times = self.ejected_times.saturating_add(1);
         let until = after(now, rules.duration(self.ejected_times));
         let since = self.ejection.take().map_or(now, |ejection| ejection.since);
-        self.ejection = Some(EjectionStatus {
+        self.ejection = Some(EjectionDetail {
             since,
             until,
             times: self.ejected_times,
         });
-        self.status = None;
         until
     }
 
     pub(super) fn readmit(&mut self, now: Instant) {
         self.ejection = None;
         self.readmitted = Some(now);
-        self.status = None;
     }
 }

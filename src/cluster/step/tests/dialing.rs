@@ -118,7 +118,8 @@ fn draining_is_dialled_anew_at_once_and_is_no_failure() {
     m.advance_ms(100);
     m.end(&dial, End::Draining);
     assert_eq!(m.dialing(), ["a"], "at once");
-    assert_eq!(m.disconnected, [dial.key], "and the old service goes");
+    m.publish();
+    assert_eq!(m.cluster.rows[0].service, None, "and the old service goes");
     assert_eq!(
         m.state("a"),
         ConnectivityState::Connecting,
@@ -246,5 +247,40 @@ fn equal_events_give_equal_delays() {
         run(1),
         run(2),
         "clients of different seeds do not dial in step"
+    );
+}
+
+#[test]
+fn an_end_that_is_heard_of_before_its_dial_counts_after_it_and_keeps_its_reason() {
+    let mut m = Machine::with(settings(), ["a"]);
+    let dial = m.take_dial("a");
+    m.end(&dial, End::Closed(Some("reset by peer".into())));
+    assert_eq!(
+        m.state("a"),
+        ConnectivityState::Connecting,
+        "it was never up"
+    );
+    m.end_dial(&dial, Ok(()));
+    assert_ne!(m.state("a"), ConnectivityState::Ready, "it is gone already");
+    assert_eq!(
+        m.entry("a").subchannel.connection(),
+        0,
+        "no call goes there"
+    );
+    m.publish();
+    let detail = m.cluster.rows[0]
+        .detail
+        .clone()
+        .expect("there is something to say");
+    assert_eq!(detail.last_error.as_deref(), Some("reset by peer"));
+    m.advance_ms(100);
+    assert_eq!(m.dialing(), ["a"], "and it is dialled anew");
+    let again = m.take_dial("a");
+    m.end(&dial, closed());
+    m.end_dial(&again, Ok(()));
+    assert_eq!(
+        m.state("a"),
+        ConnectivityState::Ready,
+        "an older end is not this one's"
     );
 }

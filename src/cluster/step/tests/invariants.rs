@@ -35,13 +35,13 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
     let connected = |m: &Machine, n: usize| -> Option<Dial> {
         let ready: Vec<Dial> = m
             .cluster
-            .order
+            .rows
             .iter()
-            .filter_map(|key| {
-                let entry = &m.cluster.entries[key];
+            .filter_map(|row| {
+                let entry = &m.cluster.entries[&row.key];
                 Some(Dial {
                     id: entry.endpoint.id().to_string(),
-                    key: *key,
+                    key: row.key,
                     connection: entry.phase.connection()?,
                 })
             })
@@ -113,7 +113,7 @@ fn assert_invariants(m: &mut Machine) {
         c.dialing <= c.settings.max_concurrent_dials,
         "dials are bounded"
     );
-    assert_eq!(c.order.len(), c.entries.len(), "a slot for each endpoint");
+    assert_eq!(c.rows.len(), c.entries.len(), "a slot for each endpoint");
     assert_eq!(c.keys.len(), c.entries.len(), "an id for each endpoint");
     let mut dialing = 0;
     let mut waiting = 0;
@@ -131,7 +131,7 @@ fn assert_invariants(m: &mut Machine) {
                     "who is due is dialled as soon as there is a permit"
                 );
             }
-            Phase::Dialing { connection } => {
+            Phase::Dialing { connection, .. } => {
                 dialing += 1;
                 assert!(
                     m.dials
@@ -178,6 +178,36 @@ fn assert_invariants(m: &mut Machine) {
     }
     let total = c.entries.len();
     let (candidates, summary) = m.publish();
+    for (slot, row) in m.cluster.rows.iter().enumerate() {
+        let entry = &m.cluster.entries[&row.key];
+        let candidate = &row.candidate;
+        let shown = (
+            candidate.slot(),
+            candidate.connection(),
+            candidate.state(),
+            row.service.is_some(),
+            row.detail
+                .as_ref()
+                .map(|d| (d.last_error.is_some(), d.ejection.is_some())),
+        );
+        let told = entry.last_error().is_some() || entry.ejection.is_some();
+        let true_now = (
+            slot,
+            entry.phase.connection().unwrap_or(0),
+            entry.state(),
+            entry.phase.connection().is_some(),
+            told.then(|| (entry.last_error().is_some(), entry.ejection.is_some())),
+        );
+        assert_eq!(shown, true_now, "what is published is what there is");
+        assert!(
+            candidate.endpoint().ptr_eq(&entry.endpoint),
+            "as it was last described"
+        );
+        assert!(
+            Arc::ptr_eq(candidate.subchannel(), &entry.subchannel),
+            "of the same record"
+        );
+    }
     assert_eq!((candidates.all().len(), summary.total), (total, total));
     assert_eq!(
         summary.ready + summary.connecting + summary.idle + summary.failing,

@@ -12,18 +12,18 @@ mod dialing;
 mod ejection;
 mod invariants;
 mod membership;
+mod rows;
 mod summary;
 
 /// A cluster, its clock, and what it wants done.
 struct Machine {
-    cluster: Cluster,
+    cluster: Cluster<()>,
     now: Instant,
     changes: Arc<Mutex<Vec<(u64, Change)>>>,
     /// Dials that were asked for and have not ended.
     dials: Vec<Dial>,
     /// Every connection number that was ever handed out.
     connections: HashSet<u64>,
-    disconnected: Vec<u64>,
     forgotten: Vec<u64>,
 }
 
@@ -48,7 +48,6 @@ impl Machine {
             changes,
             dials: Vec::new(),
             connections: HashSet::new(),
-            disconnected: Vec::new(),
             forgotten: Vec::new(),
         }
     }
@@ -68,7 +67,7 @@ impl Machine {
         machine
     }
 
-    fn step(&mut self, event: Event) {
+    fn step(&mut self, event: Event<()>) {
         self.cluster.step(event, self.now);
         for effect in self.cluster.take_effects() {
             match effect {
@@ -87,7 +86,6 @@ impl Machine {
                         connection,
                     });
                 }
-                Effect::Disconnect { key } => self.disconnected.push(key),
                 Effect::Forget { key } => {
                     self.dials.retain(|dial| dial.key != key);
                     self.forgotten.push(key);
@@ -147,7 +145,7 @@ impl Machine {
         }));
     }
 
-    fn entry(&self, id: &str) -> &Entry {
+    fn entry(&self, id: &str) -> &Entry<()> {
         &self.cluster.entries[&self.cluster.keys[id]]
     }
 
@@ -156,8 +154,8 @@ impl Machine {
     }
 
     fn publish(&mut self) -> (Candidates, Summary) {
-        let (candidates, _, summary) = self.cluster.publish(|_, _| {});
-        (candidates, summary)
+        let published = self.cluster.publish();
+        (published.candidates, published.summary)
     }
 
     /// One call that goes to `id` by the newest set, if its gate lets it in. What that changes is
