@@ -5,12 +5,10 @@
 //! made from a set that has it.
 //!
 //! What is asserted: no call fails; the time from the last update of a burst to the first pick that
-//! knows of it; and resident memory, before and after. The time is held against the fastest quarter
-//! of the bursts, which shows what the balancer takes when it gets a processor; the rest waits for
-//! one with everything else that a busy machine runs. A step costs time in the number of endpoints:
-//! with 2,000 the limit is 10 ms, with 10,000 it is not kept (85 ms measured), and 200 ms is what is
-//! asserted. Both hold in release builds; without optimization only the loose limit does, by which
-//! no change hangs.
+//! knows of it; and resident memory, before and after. The time is held against the median of the
+//! bursts: the longest waits are for a processor, with everything else that a busy machine runs. The
+//! limit of 10 ms holds in release builds; without optimization only the loose limit does, by which no
+//! change hangs.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -38,6 +36,9 @@ const BURST_TIME: Duration = Duration::from_millis(100);
 
 /// The endpoints that come and go.
 const CHURN: usize = 40;
+
+/// How soon the last state of a burst is to be picked from.
+const VISIBLE_WITHIN: Duration = Duration::from_millis(10);
 
 /// No burst may take longer, however busy the machine is.
 const VISIBLE_AT_LAST: Duration = Duration::from_secs(5);
@@ -123,13 +124,7 @@ fn update(handle: &Handle, first: u32, marker: &Endpoint, churn: &[Endpoint]) ->
     last_updates
 }
 
-async fn updates_while_calling(
-    row: &str,
-    visible_within: Duration,
-    spy: Spy,
-    handle: Handle,
-    channel: Channel,
-) {
+async fn updates_while_calling(row: &str, spy: Spy, handle: Handle, channel: Channel) {
     let endpoints = handle.endpoints();
     let count = endpoints.len();
     let began = Instant::now();
@@ -206,8 +201,8 @@ async fn updates_while_calling(
         log.ok() - calls_before
     );
     assert!(
-        cfg!(debug_assertions) || quarter <= visible_within,
-        "a change is visible within {visible_within:?}, not {quarter:?}"
+        cfg!(debug_assertions) || median <= VISIBLE_WITHIN,
+        "a change is visible within {VISIBLE_WITHIN:?}, not {median:?}"
     );
     assert!(
         longest <= VISIBLE_AT_LAST,
@@ -263,14 +258,7 @@ async fn ten_thousand_endpoints_in_memory() {
     let all = endpoints(10_000, |n| format!("http://e{n}:1"));
     let (handle, builder) = channel(&spy, all);
     let channel = builder.connector(connector).build().unwrap();
-    updates_while_calling(
-        "in memory",
-        Duration::from_millis(200),
-        spy,
-        handle,
-        channel,
-    )
-    .await;
+    updates_while_calling("in memory", spy, handle, channel).await;
     eventually("all connections close", || server.open() == 0).await;
 }
 
@@ -290,14 +278,7 @@ async fn two_thousand_endpoints_over_sockets() {
     let all = endpoints(count, |n| servers[n % servers.len()].uri());
     let (handle, builder) = channel(&spy, all);
     let channel = builder.build().unwrap();
-    updates_while_calling(
-        "over sockets",
-        Duration::from_millis(10),
-        spy,
-        handle,
-        channel,
-    )
-    .await;
+    updates_while_calling("over sockets", spy, handle, channel).await;
     for server in &servers {
         eventually("all connections close", || server.open() == 0).await;
     }
