@@ -3,9 +3,11 @@
 
 pub(crate) mod atomic;
 pub mod backoff;
+pub mod moment;
 pub mod ring;
 pub mod rng;
 
 pub use backoff::Backoff;
+pub use moment::Moment;
 pub use ring::Ring;
 pub use rng::Rng;

@@ -55,6 +55,7 @@ mod draw;
 mod forwarded;
 mod ip_hash;
 mod least_request;
+mod peak_ewma;
 mod random;
 mod round_robin;
 
@@ -64,12 +65,15 @@ pub use claim::Claim;
 pub use context::{Pick, PickContext, Tried};
 pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
+pub use peak_ewma::PeakEwma;
 pub use random::Random;
 pub use round_robin::RoundRobin;
 
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+
+use crate::load::Measures;
 
 /// A load balancing algorithm: builds a [`Picker`] for each set of endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
@@ -84,6 +88,12 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// over (a position, a table that is still right) can be taken from there by
     /// `downcast_ref`.
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
+
+    /// What the policy needs to know of calls beside how many are under way. Asked once, when the
+    /// balancer is built; nothing by default, and then calls are not timed.
+    fn measures(&self) -> Measures {
+        Measures::NOTHING
+    }
 }
 
 /// Picks an endpoint for each call, from one fixed set.
