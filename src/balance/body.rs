@@ -8,6 +8,7 @@ use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
+use crate::balance::clock;
 use crate::balance::track::Of;
 use crate::outcome::{Classify, Outcome};
 use crate::policy::Claim;
@@ -46,7 +47,7 @@ where
         if body.inner.is_end_stream() {
             let outcome = body.verdict.unwrap_or_else(|| body.classify.trailers(None));
             if let Some(claim) = body.claim.take() {
-                claim.finish(outcome);
+                clock::finish(claim, outcome);
             }
         }
         body
@@ -58,7 +59,7 @@ impl<B, C, E> TrackedBody<B, C, E> {
     /// Ends the call for its deadline, which says `outcome` about the endpoint.
     pub(crate) fn expire(self: Pin<&mut Self>, outcome: Outcome) {
         if let Some(claim) = self.project().claim.take() {
-            claim.finish(outcome);
+            clock::finish(claim, outcome);
         }
     }
 }
@@ -87,7 +88,7 @@ where
                 ),
                 None => {
                     if let Some(claim) = this.claim.as_mut() {
-                        claim.progressed();
+                        clock::responded(claim);
                     }
                     this.inner
                         .is_end_stream()
@@ -100,7 +101,7 @@ where
         if let Some(outcome) = end
             && let Some(claim) = this.claim.take()
         {
-            claim.finish(outcome);
+            clock::finish(claim, outcome);
         }
         polled
     }

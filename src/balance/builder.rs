@@ -151,6 +151,7 @@ impl<C, T> Builder<C, T> {
 
     /// The algorithm; the default is [`LeastRequest`] of two.
     pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.settings.measures = policy.measures();
         self.policy = Arc::new(policy);
         self
     }

@@ -13,8 +13,8 @@ use std::task::{Context, Poll, ready};
 use pin_project::pin_project;
 use tower_service::Service;
 
-use crate::balance::Track;
 use crate::balance::service::Own;
+use crate::balance::{Track, clock};
 use crate::call::RequestInfo;
 use crate::cluster::Snapshot;
 use crate::endpoint::ConnectivityState;
@@ -133,7 +133,7 @@ where
         let waited_for = match this.state.as_mut().project() {
             StateProjection::Called(_) => {
                 if let Some(claim) = this.call.claim.take() {
-                    claim.finish(Outcome::Failure);
+                    clock::finish(claim, Outcome::Failure);
                 }
                 None
             }
@@ -191,7 +191,7 @@ where
                             this.state.set(State::Choosing(None));
                         }
                         Err(error) => {
-                            claim.finish(call.track.error(&error));
+                            clock::finish(claim, call.track.error(&error));
                             return Poll::Ready(Err(Error::endpoint(error)));
                         }
                     }
@@ -304,6 +304,7 @@ where
     #[inline]
     fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S, S::Future> {
         let snapshot = self.shared.load();
+        let now = self.shared.timed().then(clock::now);
         let mut races = 0;
         loop {
             let request = self.request.as_ref().expect("polled after completion");
@@ -314,6 +315,9 @@ where
                 .with_tried(tried)
                 .with_ejections_ignored(snapshot.summary.panic)
                 .with_hash(self.hash);
+            if let Some(now) = now {
+                context = context.with_now(now);
+            }
             let pick = snapshot.picker.pick(&mut context);
             self.hash = context.hash();
             let (candidate, ignore_ejections) = match pick {
@@ -331,7 +335,7 @@ where
             // The clone first: claiming writes, and what is read after that would wait for it.
             let service = snapshot.services.get(candidate.slot()).cloned().flatten();
             let claim = candidate.claim(ignore_ejections);
-            let (Some(mut service), Some(claim)) = (service, claim) else {
+            let (Some(mut service), Some(mut claim)) = (service, claim) else {
                 races += 1;
                 if races > MAX_RACES {
                     // A picker that names endpoints which cannot be used would be asked for ever.
@@ -339,6 +343,9 @@ where
                 }
                 continue;
             };
+            if let Some(now) = now {
+                claim.begun(now);
+            }
             match service.poll_ready(cx) {
                 Poll::Ready(Ok(())) => {
                     return Choice::Called(self.dispatch(&mut service, claim));

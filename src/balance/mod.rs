@@ -32,6 +32,7 @@
 
 mod body;
 mod builder;
+mod clock;
 mod future;
 mod layer;
 mod service;

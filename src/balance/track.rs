@@ -8,6 +8,7 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::balance::body::TrackedBody;
+use crate::balance::clock;
 use crate::call::{ChosenEndpoint, Reclaim, RequestInfo};
 use crate::outcome::{ByResult, ByStatusCode, Classify, Outcome};
 use crate::policy::Claim;
@@ -132,11 +133,8 @@ where
 
     #[inline]
     fn response(&self, response: S::Response, claim: Claim) -> S::Response {
-        claim.finish(
-            self.classify
-                .response(&response)
-                .unwrap_or(Outcome::Success),
-        );
+        let verdict = self.classify.response(&response);
+        clock::finish(claim, verdict.unwrap_or(Outcome::Success));
         response
     }
 

@@ -69,8 +69,7 @@ pub(crate) fn launch<C: Connector>(
         snapshot,
         inbox.clone(),
         launch.policy.name(),
-        launch.settings.ejection.panic_threshold_percent() > 0,
-        launch.settings.seed,
+        &launch.settings,
     );
     let shared = Arc::new(shared);
     let driver = Driver {

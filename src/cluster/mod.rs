@@ -27,6 +27,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::health::Ejection;
+use crate::load::Measures;
 use crate::math::Backoff;
 
 /// What the control plane goes by.
@@ -37,6 +38,8 @@ pub(crate) struct Settings {
     pub(crate) max_concurrent_dials: usize,
     pub(crate) ejection: Ejection,
     pub(crate) seed: u64,
+    /// What the policy wants measured.
+    pub(crate) measures: Measures,
 }
 
 impl Default for Settings {
@@ -47,6 +50,7 @@ impl Default for Settings {
             max_concurrent_dials: 100,
             ejection: Ejection::default(),
             seed: fastrand::u64(..),
+            measures: Measures::NOTHING,
         }
     }
 }

@@ -5,6 +5,7 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
+use crate::cluster::Settings;
 use crate::connection::{End, Ended, Inbox};
 use crate::endpoint::ConnectivityState;
 use crate::error::BoxError;
@@ -109,6 +110,7 @@ pub(crate) struct Shared<S> {
     inbox: Inbox,
     policy: &'static str,
     panic_enabled: bool,
+    timed: bool,
     seed: u64,
     streams: AtomicU64,
     /// Its drop tells the control plane that nobody is left.
@@ -120,8 +122,7 @@ impl<S> Shared<S> {
         snapshot: Snapshot<S>,
         inbox: Inbox,
         policy: &'static str,
-        panic_enabled: bool,
-        seed: u64,
+        settings: &Settings,
     ) -> (Self, oneshot::Receiver<()>) {
         let (alive, gone) = oneshot::channel();
         let state = snapshot.summary.state();
@@ -131,8 +132,9 @@ impl<S> Shared<S> {
             state: watch::Sender::new(state),
             inbox,
             policy,
-            panic_enabled,
-            seed,
+            panic_enabled: settings.ejection.panic_threshold_percent() > 0,
+            timed: settings.measures.need_clock(),
+            seed: settings.seed,
             streams: AtomicU64::new(0),
             _alive: alive,
         };
@@ -169,6 +171,12 @@ impl<S> Shared<S> {
     /// Whether ejected endpoints may be used when nothing else is left.
     pub(crate) fn panic_enabled(&self) -> bool {
         self.panic_enabled
+    }
+
+    /// Whether the policy wants to know the time of each call.
+    #[inline]
+    pub(crate) fn timed(&self) -> bool {
+        self.timed
     }
 
     /// A service said that it will not be ready again: takes its connection out of the picks, now.

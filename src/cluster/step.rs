@@ -296,7 +296,8 @@ impl<S: Clone> Cluster<S> {
     fn add(&mut self, endpoint: Endpoint, now: Instant) -> Row<S> {
         self.next_key += 1;
         let key = self.next_key;
-        let mut subchannel = Subchannel::new(key, endpoint.id().clone(), self.ejections.clone());
+        let mut subchannel = Subchannel::new(key, endpoint.id().clone(), self.ejections.clone())
+            .measuring(self.settings.measures);
         if let Some(on_change) = &self.on_change {
             subchannel = subchannel.on_change(on_change.clone());
         }

@@ -4,12 +4,14 @@
 pub(crate) mod atomic;
 pub mod backoff;
 pub mod maglev;
+pub mod moment;
 pub mod rendezvous;
 pub mod ring;
 pub mod rng;
 
 pub use backoff::Backoff;
 pub use maglev::MaglevTable;
+pub use moment::Moment;
 pub use rendezvous::RendezvousTable;
 pub use ring::Ring;
 pub use rng::Rng;

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::{Change, Ejection, Ejections, Entry, Health};
-use crate::load::InFlight;
+use crate::load::{InFlight, Measures, PeakEwma};
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::Outcome;
 use crate::policy::Claim;
@@ -23,10 +23,12 @@ pub struct Subchannel {
     connection: AtomicU64,
     load: InFlight,
     health: Health,
+    latency: PeakEwma,
     key: u64,
     id: EndpointId,
     rules: Arc<Ejections>,
     on_change: Option<OnChange>,
+    measures: Measures,
 }
 
 impl Subchannel {
@@ -36,11 +38,20 @@ impl Subchannel {
             connection: AtomicU64::new(0),
             load: InFlight::new(),
             health: Health::new(),
+            latency: PeakEwma::new(),
             key,
             id,
             rules,
             on_change: None,
+            measures: Measures::NOTHING,
         }
+    }
+
+    /// Sets what is measured of its calls; nothing by default.
+    #[must_use]
+    pub fn measuring(mut self, measures: Measures) -> Self {
+        self.measures = measures;
+        self
     }
 
     /// Sets who hears of changes to the health.
@@ -70,6 +81,18 @@ impl Subchannel {
     #[inline]
     pub fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// The latency of its calls, if the policy has it [measured](Measures).
+    #[inline]
+    pub fn latency(&self) -> &PeakEwma {
+        &self.latency
+    }
+
+    /// What is measured of its calls.
+    #[inline]
+    pub fn measures(&self) -> &Measures {
+        &self.measures
     }
 
     /// The connection that is up, or 0.
@@ -249,6 +272,15 @@ impl Candidates {
     /// Endpoints that are all connected, with ids in the order given: for tests and simulations of a
     /// policy, without a balancer around it.
     pub fn connected<E: Into<Endpoint>>(endpoints: impl IntoIterator<Item = E>) -> Self {
+        Self::connected_for(endpoints, Measures::NOTHING)
+    }
+
+    /// As [`connected`](Self::connected), for a policy that has its calls
+    /// [measured](crate::policy::Policy::measures).
+    pub fn connected_for<E: Into<Endpoint>>(
+        endpoints: impl IntoIterator<Item = E>,
+        measures: Measures,
+    ) -> Self {
         let endpoints: Vec<Endpoint> = endpoints.into_iter().map(Into::into).collect();
         let rules = Arc::new(Ejections::new(Ejection::default()));
         rules.set_endpoints(endpoints.len());
@@ -257,11 +289,9 @@ impl Candidates {
             .enumerate()
             .map(|(slot, endpoint)| {
                 let connection = slot as u64 + 1;
-                let subchannel = Arc::new(Subchannel::new(
-                    connection,
-                    endpoint.id().clone(),
-                    rules.clone(),
-                ));
+                let id = endpoint.id().clone();
+                let subchannel =
+                    Arc::new(Subchannel::new(connection, id, rules.clone()).measuring(measures));
                 subchannel.connected(connection);
                 Candidate::new(
                     slot,

@@ -1,8 +1,11 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::endpoint::EndpointId;
 use crate::health::Entry;
+use crate::load::Until;
+use crate::math::Moment;
 use crate::outcome::Outcome;
 use crate::policy::Subchannel;
 
@@ -14,6 +17,7 @@ use crate::policy::Subchannel;
 pub struct Claim {
     subchannel: Arc<Subchannel>,
     terms: Terms,
+    timing: Timing,
 }
 
 impl Claim {
@@ -22,6 +26,7 @@ impl Claim {
         Self {
             subchannel,
             terms: Terms::new(connection, entry),
+            timing: Timing::NONE,
         }
     }
 
@@ -40,6 +45,19 @@ impl Claim {
     #[inline]
     pub fn is_connected(&self) -> bool {
         self.subchannel.connection() == self.connection()
+    }
+
+    /// The call begins at `now`: its latency counts from there. Without this, none is recorded.
+    #[inline]
+    pub fn begun(&mut self, now: Moment) {
+        self.timing = Timing::begun(now);
+    }
+
+    /// Whether [`responded`](Self::responded) and [`finish_at`](Self::finish_at) want the time. If not,
+    /// there is no need to look at a clock.
+    #[inline]
+    pub fn is_timed(&self) -> bool {
+        self.timing.start().is_some()
     }
 
     /// The endpoint has the request.
@@ -64,10 +82,51 @@ impl Claim {
         self.terms = self.terms.with_end(End::of(outcome));
     }
 
-    /// The call ended.
+    /// The first data of the response came at `now`. Says what [`progressed`](Self::progressed) does, and
+    /// ends the call's latency where that ends with the first data. Only the first time counts.
+    #[inline]
+    pub fn responded(&mut self, now: Moment) {
+        self.progressed();
+        let failed = self.terms.end().outcome().is_failed();
+        if let Some(rules) = &self.subchannel.measures().latency
+            && rules.until == Until::FirstData
+            && !failed
+            && let Some(start) = self.timing.take_unrecorded()
+        {
+            let latency = self.subchannel.latency();
+            latency.observe(now.since(start), now, rules.decay);
+        }
+    }
+
+    /// The call ended, and nobody timed it.
     #[inline]
     pub fn finish(mut self, outcome: Outcome) {
         self.judged(outcome);
+    }
+
+    /// The call ended at `now`. A success ends the latency, if the first data has not; a failure counts
+    /// as slow, also after first data; anything else says nothing about the latency.
+    #[inline]
+    pub fn finish_at(mut self, outcome: Outcome, now: Moment) {
+        self.judged(outcome);
+        let Some(rules) = &self.subchannel.measures().latency else {
+            return;
+        };
+        let latency = self.subchannel.latency();
+        if outcome.is_failed() {
+            if let Some(start) = self.timing.start() {
+                let asked = match outcome {
+                    Outcome::Overload { retry_after } => retry_after.unwrap_or_default(),
+                    _ => Duration::ZERO,
+                };
+                let slow = now.since(start).max(rules.error_penalty).max(asked);
+                latency.observe(slow, now, rules.decay);
+            }
+        } else if outcome == Outcome::Success
+            && let Some(start) = self.timing.take_unrecorded()
+        {
+            latency.observe(now.since(start), now, rules.decay);
+        }
     }
 
     /// The endpoint handed the call back unprocessed: it is as if it had never been.
@@ -162,6 +221,35 @@ impl Terms {
     #[inline]
     fn with_end(self, end: End) -> Self {
         Self(self.0 & !Self::END | end as u64)
+    }
+}
+
+/// When the call began, and whether its latency is recorded, in one word. Nanoseconds lose their last
+/// bit.
+#[derive(Clone, Copy)]
+struct Timing(u64);
+
+impl Timing {
+    const NONE: Self = Self(0);
+    const RECORDED: u64 = 1;
+
+    #[inline]
+    fn begun(now: Moment) -> Self {
+        // A start at the origin itself is moved by 2 ns, away from `NONE`.
+        Self((now.as_nanos() & !Self::RECORDED).max(2))
+    }
+
+    #[inline]
+    fn start(self) -> Option<Moment> {
+        (self.0 != 0).then_some(Moment::from_nanos(self.0 & !Self::RECORDED))
+    }
+
+    /// The start, the first time.
+    #[inline]
+    fn take_unrecorded(&mut self) -> Option<Moment> {
+        let start = self.start().filter(|_| self.0 & Self::RECORDED == 0)?;
+        self.0 |= Self::RECORDED;
+        Some(start)
     }
 }
 

@@ -1,7 +1,7 @@
 use std::fmt;
 
 use crate::call::RequestInfo;
-use crate::math::Rng;
+use crate::math::{Moment, Rng};
 use crate::policy::Candidate;
 
 /// A picker's answer.
@@ -22,6 +22,7 @@ pub struct PickContext<'a> {
     tried: Option<&'a Tried>,
     ignore_ejections: bool,
     hash: Option<u64>,
+    now: Moment,
 }
 
 impl<'a> PickContext<'a> {
@@ -34,6 +35,7 @@ impl<'a> PickContext<'a> {
             tried: None,
             ignore_ejections: false,
             hash: None,
+            now: Moment::default(),
         }
     }
 
@@ -60,6 +62,21 @@ impl<'a> PickContext<'a> {
     pub fn with_ejections_ignored(mut self, ignored: bool) -> Self {
         self.ignore_ejections = ignored;
         self
+    }
+
+    /// Adds the time.
+    #[inline]
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// The time of the pick, if the policy [measures](crate::policy::Policy::measures) something; else
+    /// the origin, since no clock was read.
+    #[inline]
+    pub fn now(&self) -> Moment {
+        self.now
     }
 
     /// The generator of the handle that makes the call.

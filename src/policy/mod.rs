@@ -63,6 +63,7 @@ mod hashing;
 mod ip_hash;
 mod least_request;
 mod maglev;
+mod peak_ewma;
 mod random;
 mod rendezvous;
 mod ring_hash;
@@ -78,6 +79,7 @@ pub use hash_source::HashSource;
 pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
 pub use maglev::Maglev;
+pub use peak_ewma::PeakEwma;
 pub use random::Random;
 pub use rendezvous::Rendezvous;
 pub use ring_hash::RingHash;
@@ -86,6 +88,8 @@ pub use round_robin::RoundRobin;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+
+use crate::load::Measures;
 
 /// A load balancing algorithm: builds a [`Picker`] for each set of endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
@@ -100,6 +104,12 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// over (a position, a table that is still right) can be taken from there by
     /// `downcast_ref`.
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker>;
+
+    /// What the policy needs to know of calls beside how many are under way. Asked once, when the
+    /// balancer is built; nothing by default, and then calls are not timed.
+    fn measures(&self) -> Measures {
+        Measures::NOTHING
+    }
 }
 
 /// Picks an endpoint for each call, from one fixed set.

@@ -1,0 +1,63 @@
+use std::time::Duration;
+
+/// What a policy wants measured of each call; by default nothing, and then no clock is read.
+///
+/// A [`Policy`](crate::policy::Policy) says it once, when the balancer is built.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Measures {
+    /// Latency, into each endpoint's [`PeakEwma`](crate::load::PeakEwma).
+    pub latency: Option<LatencyRules>,
+}
+
+impl Measures {
+    /// Nothing.
+    pub const NOTHING: Self = Self { latency: None };
+
+    /// Latency by these rules.
+    #[must_use]
+    pub fn with_latency(mut self, rules: LatencyRules) -> Self {
+        self.latency = Some(rules);
+        self
+    }
+
+    /// Whether the time of each call must be known.
+    #[inline]
+    pub fn need_clock(&self) -> bool {
+        self.latency.is_some()
+    }
+}
+
+/// How the latency of a call is taken.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub struct LatencyRules {
+    /// How fast old answers are forgotten; 10 s by default, as in Finagle.
+    pub decay: Duration,
+    /// What a failed or refused call counts as, if it took less: an endpoint that fails fast must not
+    /// look fast. 5 s by default. A longer pause that the endpoint asked for counts in its place.
+    pub error_penalty: Duration,
+    /// Where the clock stops.
+    pub until: Until,
+}
+
+impl Default for LatencyRules {
+    fn default() -> Self {
+        Self {
+            decay: Duration::from_secs(10),
+            error_penalty: Duration::from_secs(5),
+            until: Until::FirstData,
+        }
+    }
+}
+
+/// Where a call's latency ends.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Until {
+    /// At the first data of the response, or at its trailers if they come first: so unary calls and
+    /// streams look alike.
+    #[default]
+    FirstData,
+    /// At the end of the response.
+    End,
+}

@@ -1,0 +1,186 @@
+use std::time::Duration;
+
+use crate::math::Moment;
+use crate::math::atomic::{AtomicU64, Ordering};
+
+/// A moving average of latencies that follows a rise at once and a fall slowly.
+///
+/// A latency above the average becomes the average; one below it moves the average towards itself by
+/// `1 - e^(-t / decay)`, where `t` is the time since the last one. So a server that turns slow shows in
+/// one answer, and has to be fast for a while before it is believed again. Between answers the average
+/// decays towards 0 by the same rule, so that an endpoint that nobody calls is tried again.
+///
+/// The idea is Finagle's *peak EWMA*; the decay is an argument of each call (10 s there and here by
+/// default), since what is kept per endpoint has to stay small: latency and time share one word, so that
+/// reading is one load and observing one compare-exchange, and neither takes a lock. Latencies are kept
+/// to 7 digits and times to 66 µs; of an endpoint that was idle for 78 hours or more, the decay is
+/// forgotten once, and the first pick sees its latency as younger than it is.
+///
+/// ```
+/// use std::time::Duration;
+/// use evenkeel::load::PeakEwma;
+/// use evenkeel::math::Moment;
+///
+/// let decay = Duration::from_secs(10);
+/// let start = Moment::from_nanos(0);
+/// let ewma = PeakEwma::new();
+/// assert_eq!(ewma.seconds(start, decay), None, "nothing is known yet");
+///
+/// ewma.observe(Duration::from_secs(1), start, decay);
+/// let later = start + decay;
+/// ewma.observe(Duration::ZERO, later, decay);
+/// let e = std::f32::consts::E;
+/// assert!((ewma.seconds(later, decay).unwrap() - 1.0 / e).abs() < 1e-4);
+/// ```
+#[derive(Debug, Default)]
+pub struct PeakEwma {
+    /// Seconds as an `f32` in the high half, the time of the last observation in the low one. 0 is
+    /// nothing observed.
+    word: AtomicU64,
+}
+
+/// The unit of time, in bits of a nanosecond count: 65.5 µs.
+const STAMP_SHIFT: u32 = 16;
+
+/// What stands for a latency of 0, so that it is told from nothing observed.
+const LEAST: f32 = 1e-9;
+
+impl PeakEwma {
+    /// Nothing observed.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// An answer took `latency`; it came at `now`.
+    pub fn observe(&self, latency: Duration, now: Moment, decay: Duration) {
+        let latency = latency.as_secs_f32().max(LEAST);
+        let stamp = stamp(now);
+        let mut old = self.word.load(Ordering::Relaxed);
+        loop {
+            let new = match unpack(old) {
+                Some((average, at)) => {
+                    let kept = kept(stamp, at, decay);
+                    // An observation that came late must not turn the time back.
+                    let at = if kept < 1.0 { stamp } else { at };
+                    let fallen = latency + (average - latency) * kept;
+                    pack(latency.max(fallen), at)
+                }
+                None => pack(latency, stamp),
+            };
+            match self
+                .word
+                .compare_exchange_weak(old, new, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                Ok(_) => return,
+                Err(changed) => old = changed,
+            }
+        }
+    }
+
+    /// The average in seconds as of `now`, or `None` if nothing was ever observed. Changes nothing.
+    #[inline]
+    pub fn seconds(&self, now: Moment, decay: Duration) -> Option<f32> {
+        let (average, at) = unpack(self.word.load(Ordering::Relaxed))?;
+        Some(average * kept(stamp(now), at, decay))
+    }
+}
+
+#[inline]
+fn stamp(now: Moment) -> u32 {
+    // Cut to 32 bits on purpose: differences wrap.
+    (now.as_nanos() >> STAMP_SHIFT) as u32
+}
+
+/// How much of an average is left: 1 if `now` is not later than `at`.
+#[inline]
+fn kept(now: u32, at: u32, decay: Duration) -> f32 {
+    let steps = now.wrapping_sub(at);
+    // More than half of the range is a time before.
+    if steps == 0 || steps > u32::MAX / 2 {
+        return 1.0;
+    }
+    let seconds = steps as f32 * (1_u32 << STAMP_SHIFT) as f32 * 1e-9;
+    // No decay at all is no memory.
+    (-seconds / decay.as_secs_f32().max(LEAST)).exp()
+}
+
+#[inline]
+fn pack(average: f32, at: u32) -> u64 {
+    u64::from(average.max(LEAST).to_bits()) << 32 | u64::from(at)
+}
+
+#[inline]
+fn unpack(word: u64) -> Option<(f32, u32)> {
+    let average = f32::from_bits((word >> 32) as u32);
+    (word != 0).then_some((average, word as u32))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DECAY: Duration = Duration::from_secs(10);
+
+    fn at(seconds: f64) -> Moment {
+        Moment::from_origin(Duration::from_secs_f64(seconds))
+    }
+
+    fn seconds(ewma: &PeakEwma, now: Moment) -> f32 {
+        ewma.seconds(now, DECAY).expect("something was observed")
+    }
+
+    #[test]
+    fn a_rise_counts_at_once_and_a_fall_by_its_age() {
+        let ewma = PeakEwma::new();
+        ewma.observe(Duration::from_millis(10), at(1.0), DECAY);
+        ewma.observe(Duration::from_millis(500), at(1.0), DECAY);
+        assert!((seconds(&ewma, at(1.0)) - 0.5).abs() < 1e-6, "the peak");
+        ewma.observe(Duration::from_millis(10), at(11.0), DECAY);
+        let expected = 0.01 + 0.49 * (-1.0_f32).exp();
+        assert!((seconds(&ewma, at(11.0)) - expected).abs() < 1e-5);
+    }
+
+    #[test]
+    fn reading_decays_and_changes_nothing() {
+        let ewma = PeakEwma::new();
+        ewma.observe(Duration::from_secs(1), at(0.0), DECAY);
+        for _ in 0..3 {
+            let read = seconds(&ewma, at(10.0));
+            assert!((read - (-1.0_f32).exp()).abs() < 1e-5, "{read}");
+        }
+        assert!(
+            (seconds(&ewma, at(0.0)) - 1.0).abs() < 1e-6,
+            "it is as it was"
+        );
+    }
+
+    #[test]
+    fn a_moment_before_the_last_one_is_taken_as_the_same() {
+        let ewma = PeakEwma::new();
+        ewma.observe(Duration::from_secs(1), at(5.0), DECAY);
+        ewma.observe(Duration::from_millis(1), at(1.0), DECAY);
+        assert!((seconds(&ewma, at(5.0)) - 1.0).abs() < 1e-6);
+        assert!((seconds(&ewma, at(4.0)) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn zero_and_huge_are_values_like_others() {
+        let ewma = PeakEwma::new();
+        ewma.observe(Duration::ZERO, at(0.0), Duration::ZERO);
+        assert!(seconds(&ewma, at(0.0)) < 1e-8, "observed, and nothing");
+        ewma.observe(Duration::MAX, at(1.0), Duration::MAX);
+        assert!(seconds(&ewma, at(2.0)).is_finite());
+    }
+
+    #[test]
+    fn many_small_steps_come_to_the_same_as_few() {
+        // 1 kHz of answers at 10 ms after a peak of 1 s: after 10 s, e^-1 of the rise is left.
+        let ewma = PeakEwma::new();
+        ewma.observe(Duration::from_secs(1), at(0.0), DECAY);
+        for ms in 1..=10_000 {
+            ewma.observe(Duration::from_millis(10), at(f64::from(ms) / 1e3), DECAY);
+        }
+        let expected = 0.01 + 0.99 * (-1.0_f32).exp();
+        assert!((seconds(&ewma, at(10.0)) - expected).abs() < 2e-3);
+    }
+}
