@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use evenkeel::Balance;
-use evenkeel::policy::{LeastRequest, Policy, Random, RoundRobin};
+use evenkeel::connection::Discovered;
+use evenkeel::policy::{LeastRequest, Policy, Random, RoundRobin, WeightedRoundRobin};
+use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
 use tower::{Service, service_fn};
 
@@ -47,11 +48,30 @@ fn allocations(mut call: impl FnMut(u64)) -> u64 {
 }
 
 async fn plain(policy: impl Policy) {
+    over(policy, |_| 1).await;
+}
+
+/// As `plain`, with endpoints of different weights.
+async fn by_weight(policy: impl Policy) {
+    over(policy, |i| 1 + i as u32 % 4).await;
+}
+
+/// The connector for endpoints that bring services of this type.
+fn connector_of<S: Clone + Send + Sync + 'static>(_: &S) -> Discovered<S> {
+    Discovered::new()
+}
+
+async fn over(policy: impl Policy, weight: fn(usize) -> u32) {
     let name = policy.name();
-    let service = |i| move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) };
-    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service(i as u64))));
+    let service =
+        |i| service_fn(move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) });
+    let endpoint = |i| {
+        let endpoint = Endpoint::new(format!("e{i}")).with_weight(weight(i));
+        endpoint.with(service(i as u64))
+    };
     let mut balance = Balance::builder()
-        .services(services)
+        .endpoints((0..ENDPOINTS).map(endpoint))
+        .connector(connector_of(&service(0)))
         .policy(policy)
         .seed(1)
         .build()
@@ -79,6 +99,12 @@ async fn least_request_allocates_nothing() {
     plain(LeastRequest::default()).await;
     plain(LeastRequest::default().with_choices(3).unwrap()).await;
     plain(LeastRequest::full_scan()).await;
+}
+
+#[tokio::test]
+async fn weights_allocate_nothing() {
+    plain(WeightedRoundRobin::default()).await;
+    by_weight(WeightedRoundRobin::default()).await;
 }
 
 #[tokio::test]

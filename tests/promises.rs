@@ -15,12 +15,13 @@ use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
 use evenkeel::load::InFlight;
-use evenkeel::math::{Backoff, Rng};
+use evenkeel::math::stride::Sequence;
+use evenkeel::math::{Backoff, Rng, StaticStride};
 use evenkeel::observe::{Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, Outcome};
 use evenkeel::policy::{
     Candidate, Candidates, Claim, LeastRequest, Pick, PickContext, Picker, Policy, Random,
-    RoundRobin, Subchannel, Tried,
+    RoundRobin, Subchannel, Tried, WeightedRoundRobin,
 };
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
@@ -161,6 +162,8 @@ fn plain_data_is_plain() {
     copy::<Backoff>();
     ordinary::<Rng>();
     clone::<Rng>();
+    ordinary::<StaticStride>();
+    ordinary::<Sequence>();
     copy::<HashKey>();
     copy::<SourceIp>();
     copy::<WaitForReady>();
@@ -196,6 +199,8 @@ fn records_and_sets_are_shared_between_threads() {
     copy::<LeastRequest>();
     ordinary::<RoundRobin>();
     ordinary::<Random>();
+    ordinary::<WeightedRoundRobin>();
+    copy::<WeightedRoundRobin>();
 }
 
 /// A claim that could be cloned would give its load back twice.

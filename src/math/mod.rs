@@ -5,7 +5,10 @@ pub(crate) mod atomic;
 pub mod backoff;
 pub mod ring;
 pub mod rng;
+pub mod stride;
+pub(crate) mod weights;
 
 pub use backoff::Backoff;
 pub use ring::Ring;
 pub use rng::Rng;
+pub use stride::StaticStride;

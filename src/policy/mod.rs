@@ -10,6 +10,7 @@
 //! | [`LeastRequest`] (default) | O(1) | calls differ in cost, or servers in speed |
 //! | [`LeastRequest::full_scan`] | O(n) | a few endpoints, long calls |
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
+//! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`IpHash`] | O(log n) | the same caller should reach the same endpoint |
 //!
@@ -57,6 +58,8 @@ mod ip_hash;
 mod least_request;
 mod random;
 mod round_robin;
+mod weighted;
+mod weighted_round_robin;
 
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
@@ -66,6 +69,7 @@ pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
 pub use random::Random;
 pub use round_robin::RoundRobin;
+pub use weighted_round_robin::WeightedRoundRobin;
 
 use std::any::Any;
 use std::fmt;

@@ -1,0 +1,47 @@
+//! Endpoints by their weights: what the weighted policies share.
+
+use crate::math::weights::fill;
+use crate::policy::{Candidate, PickContext};
+
+/// The weights of the candidates, a missing one (0) filled in by the mean of the others as in gRFC
+/// A58; `None` if they have nothing to say. See [`fill`].
+pub(super) fn weights(candidates: &[Candidate]) -> Option<Vec<f64>> {
+    let mut all = candidates.iter().map(|c| c.endpoint().weight());
+    let first = all.next()?;
+    // The common case, without an allocation.
+    if all.all(|weight| weight == first) {
+        return None;
+    }
+    let weight = |c: &Candidate| f64::from(c.endpoint().weight());
+    fill(&candidates.iter().map(weight).collect::<Vec<_>>())
+}
+
+/// The same in whole numbers, which can be compared exactly.
+pub(super) fn rounded(weights: &[f64]) -> Box<[u32]> {
+    weights.iter().map(|w| w.round() as u32).collect()
+}
+
+/// A usable one of the candidates, each in proportion to its weight, by a look at all of them. No
+/// weights: all are equal.
+#[cold]
+pub(super) fn scan<'c>(
+    candidates: &'c [Candidate],
+    weights: &[u32],
+    context: &mut PickContext<'_>,
+) -> Option<&'c Candidate> {
+    let mut picked = None;
+    let mut total = 0.0;
+    for (index, candidate) in candidates.iter().enumerate() {
+        if !context.is_usable(candidate) {
+            continue;
+        }
+        let weight = f64::from(weights.get(index).copied().unwrap_or(1));
+        total += weight;
+        // Each one takes the place of the one held with the probability of its weight over all so
+        // far: in the end each is held in proportion, with no list of them kept.
+        if context.rng().unit() * total < weight {
+            picked = Some(candidate);
+        }
+    }
+    picked
+}
