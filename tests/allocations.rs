@@ -10,7 +10,9 @@ use std::time::Duration;
 use allocation_counter::measure;
 use bytes::Bytes;
 use evenkeel::connection::Discovered;
-use evenkeel::policy::{LeastRequest, Policy, Random, RoundRobin, WeightedRoundRobin};
+use evenkeel::policy::{
+    LeastRequest, Policy, Random, RoundRobin, WeightedRandom, WeightedRoundRobin,
+};
 use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
 use tower::{Service, service_fn};
@@ -105,6 +107,8 @@ async fn least_request_allocates_nothing() {
 async fn weights_allocate_nothing() {
     plain(WeightedRoundRobin::default()).await;
     by_weight(WeightedRoundRobin::default()).await;
+    plain(WeightedRandom::default()).await;
+    by_weight(WeightedRandom::default()).await;
 }
 
 #[tokio::test]

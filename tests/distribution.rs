@@ -17,7 +17,7 @@ use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
     Candidates, IpHash, LeastRequest, Pick, PickContext, Picker, Policy, Random, RoundRobin, Tried,
-    WeightedRoundRobin,
+    WeightedRandom, WeightedRoundRobin,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -50,6 +50,7 @@ fn subjects() -> Vec<Subject> {
         subject(Arc::new(LeastRequest::full_scan()), Shares::Even),
         subject(Arc::new(Random::default()), Shares::Even),
         subject(Arc::new(WeightedRoundRobin::default()), Shares::Exact),
+        subject(Arc::new(WeightedRandom::default()), Shares::Even),
         subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
     ]
 }

@@ -16,12 +16,12 @@ use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
 use evenkeel::load::InFlight;
 use evenkeel::math::stride::Sequence;
-use evenkeel::math::{Backoff, Rng, StaticStride};
+use evenkeel::math::{Alias, Backoff, Rng, StaticStride};
 use evenkeel::observe::{Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, Outcome};
 use evenkeel::policy::{
     Candidate, Candidates, Claim, LeastRequest, Pick, PickContext, Picker, Policy, Random,
-    RoundRobin, Subchannel, Tried, WeightedRoundRobin,
+    RoundRobin, Subchannel, Tried, WeightedRandom, WeightedRoundRobin,
 };
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
@@ -162,6 +162,8 @@ fn plain_data_is_plain() {
     copy::<Backoff>();
     ordinary::<Rng>();
     clone::<Rng>();
+    ordinary::<Alias>();
+    clone::<Alias>();
     ordinary::<StaticStride>();
     ordinary::<Sequence>();
     copy::<HashKey>();
@@ -199,6 +201,8 @@ fn records_and_sets_are_shared_between_threads() {
     copy::<LeastRequest>();
     ordinary::<RoundRobin>();
     ordinary::<Random>();
+    ordinary::<WeightedRandom>();
+    copy::<WeightedRandom>();
     ordinary::<WeightedRoundRobin>();
     copy::<WeightedRoundRobin>();
 }

@@ -5,14 +5,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use evenkeel::Endpoint;
 use evenkeel::math::Rng;
-use evenkeel::policy::{Candidates, Pick, PickContext, Picker, Policy, Tried, WeightedRoundRobin};
+use evenkeel::policy::{
+    Candidates, Pick, PickContext, Picker, Policy, Tried, WeightedRandom, WeightedRoundRobin,
+};
 use proptest::prelude::*;
 
 const SIGMAS: f64 = 6.0;
 
 /// A policy, and whether its shares are exact instead of drawn.
 fn policies() -> Vec<(Arc<dyn Policy>, bool)> {
-    vec![(Arc::new(WeightedRoundRobin::default()), true)]
+    vec![
+        (Arc::new(WeightedRoundRobin::default()), true),
+        (Arc::new(WeightedRandom::default()), false),
+    ]
 }
 
 fn weighted(weights: &[u32]) -> Candidates {

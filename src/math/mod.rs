@@ -1,6 +1,7 @@
 //! Pure numerics: no clock, no global state, no I/O. Time and randomness come in as arguments, so
 //! that the same seed and the same events give the same result.
 
+pub mod alias;
 pub(crate) mod atomic;
 pub mod backoff;
 pub mod ring;
@@ -8,6 +9,7 @@ pub mod rng;
 pub mod stride;
 pub(crate) mod weights;
 
+pub use alias::Alias;
 pub use backoff::Backoff;
 pub use ring::Ring;
 pub use rng::Rng;

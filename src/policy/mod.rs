@@ -12,6 +12,7 @@
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
+//! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
 //! | [`IpHash`] | O(log n) | the same caller should reach the same endpoint |
 //!
 //! # A policy of one's own
@@ -59,6 +60,7 @@ mod least_request;
 mod random;
 mod round_robin;
 mod weighted;
+mod weighted_random;
 mod weighted_round_robin;
 
 pub(crate) use candidate::OnChange;
@@ -69,6 +71,7 @@ pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
 pub use random::Random;
 pub use round_robin::RoundRobin;
+pub use weighted_random::WeightedRandom;
 pub use weighted_round_robin::WeightedRoundRobin;
 
 use std::any::Any;

@@ -1,7 +1,12 @@
 //! Endpoints by their weights: what the weighted policies share.
 
 use crate::math::weights::fill;
+use crate::math::{Alias, Rng};
 use crate::policy::{Candidate, PickContext};
+
+/// Draws before the scan, which looks at every endpoint. With half of all weight lost, 1 pick in 2^8
+/// gets that far.
+const DRAWS: usize = 8;
 
 /// The weights of the candidates, a missing one (0) filled in by the mean of the others as in gRFC
 /// A58; `None` if they have nothing to say. See [`fill`].
@@ -19,6 +24,47 @@ pub(super) fn weights(candidates: &[Candidate]) -> Option<Vec<f64>> {
 /// The same in whole numbers, which can be compared exactly.
 pub(super) fn rounded(weights: &[f64]) -> Box<[u32]> {
     weights.iter().map(|w| w.round() as u32).collect()
+}
+
+/// The weights of candidates, not all equal, and a table to draw them by.
+#[derive(Debug)]
+pub(super) struct Weighted {
+    alias: Alias,
+    weights: Box<[u32]>,
+}
+
+impl Weighted {
+    /// `None` if the weights have nothing to say.
+    pub(super) fn new(candidates: &[Candidate]) -> Option<Self> {
+        let weights = rounded(&weights(candidates)?);
+        Some(Self {
+            alias: Alias::new(&weights),
+            weights,
+        })
+    }
+
+    /// The index of a candidate, usable or not.
+    #[inline]
+    pub(super) fn index(&self, rng: &mut Rng) -> usize {
+        // There are at least two candidates, else there would be nothing to compare.
+        self.alias.draw(rng).unwrap_or(0)
+    }
+
+    /// A usable one of the candidates, each in proportion to its weight.
+    #[inline]
+    pub(super) fn draw<'c>(
+        &self,
+        candidates: &'c [Candidate],
+        context: &mut PickContext<'_>,
+    ) -> Option<&'c Candidate> {
+        for _ in 0..DRAWS {
+            let candidate = &candidates[self.index(context.rng())];
+            if context.is_usable(candidate) {
+                return Some(candidate);
+            }
+        }
+        scan(candidates, &self.weights, context)
+    }
 }
 
 /// A usable one of the candidates, each in proportion to its weight, by a look at all of them. No
