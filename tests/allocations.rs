@@ -105,6 +105,14 @@ async fn least_request_allocates_nothing() {
 
 #[tokio::test]
 async fn weights_allocate_nothing() {
+    for policy in [
+        LeastRequest::default(),
+        LeastRequest::default().with_choices(3).unwrap(),
+        LeastRequest::default().with_replacement(),
+        LeastRequest::full_scan(),
+    ] {
+        by_weight(policy).await;
+    }
     plain(WeightedRoundRobin::default()).await;
     by_weight(WeightedRoundRobin::default()).await;
     plain(WeightedRandom::default()).await;

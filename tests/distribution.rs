@@ -48,6 +48,10 @@ fn subjects() -> Vec<Subject> {
             Shares::Even,
         ),
         subject(Arc::new(LeastRequest::full_scan()), Shares::Even),
+        subject(
+            Arc::new(LeastRequest::default().with_replacement()),
+            Shares::Even,
+        ),
         subject(Arc::new(Random::default()), Shares::Even),
         subject(Arc::new(WeightedRoundRobin::default()), Shares::Exact),
         subject(Arc::new(WeightedRandom::default()), Shares::Even),

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use evenkeel::Endpoint;
 use evenkeel::math::Rng;
 use evenkeel::policy::{
-    Candidates, Pick, PickContext, Picker, Policy, Tried, WeightedRandom, WeightedRoundRobin,
+    Candidates, LeastRequest, Pick, PickContext, Picker, Policy, Tried, WeightedRandom,
+    WeightedRoundRobin,
 };
 use proptest::prelude::*;
 
@@ -14,9 +15,16 @@ const SIGMAS: f64 = 6.0;
 
 /// A policy, and whether its shares are exact instead of drawn.
 fn policies() -> Vec<(Arc<dyn Policy>, bool)> {
+    let choices = |n| LeastRequest::default().with_choices(n).unwrap();
     vec![
         (Arc::new(WeightedRoundRobin::default()), true),
         (Arc::new(WeightedRandom::default()), false),
+        (Arc::new(LeastRequest::default()), false),
+        (Arc::new(LeastRequest::default().with_replacement()), false),
+        (Arc::new(choices(3)), false),
+        (Arc::new(choices(3).with_replacement()), false),
+        (Arc::new(choices(10)), false),
+        (Arc::new(LeastRequest::full_scan()), false),
     ]
 }
 
@@ -120,7 +128,11 @@ fn with_one_lost_the_others_keep_to_their_weights() {
             counts[pick(&*picker, &mut rng, &Tried::new()).expect("three are usable")] += 1;
         }
         assert_eq!(counts[3], 0, "{policy:?}: it is lost");
-        assert_by_weight(&*policy, false, &weights[..3], &counts[..3]);
+        // Those who compare take the other one of a pair whose one is lost, which favours the light:
+        // that lasts until the next set. Who does not compare draws again.
+        if !format!("{policy:?}").starts_with("LeastRequest") {
+            assert_by_weight(&*policy, false, &weights[..3], &counts[..3]);
+        }
     }
 }
 

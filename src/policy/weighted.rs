@@ -43,6 +43,12 @@ impl Weighted {
         })
     }
 
+    /// The weight of the candidate at `index`; at least 1.
+    #[inline]
+    pub(super) fn weight(&self, index: usize) -> u64 {
+        u64::from(self.weights[index])
+    }
+
     /// The index of a candidate, usable or not.
     #[inline]
     pub(super) fn index(&self, rng: &mut Rng) -> usize {

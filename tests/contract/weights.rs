@@ -2,7 +2,7 @@
 
 use evenkeel::Endpoint;
 use evenkeel::discovery::Handle;
-use evenkeel::policy::{Policy, WeightedRandom, WeightedRoundRobin};
+use evenkeel::policy::{LeastRequest, Policy, WeightedRandom, WeightedRoundRobin};
 use tower::ServiceExt;
 
 use crate::builder;
@@ -96,10 +96,16 @@ async fn shares(policy: impl Policy, weights: [u32; 3], count: usize) -> [u64; 3
 async fn every_policy_that_knows_weights_follows_them_through_a_balancer() {
     let exact = shares(WeightedRoundRobin::default(), [1, 2, 3], 600).await;
     assert_eq!(exact, [100, 200, 300], "weighted round robin");
-    for (name, shares) in [(
-        "weighted random",
-        shares(WeightedRandom::default(), [1, 2, 3], 6000).await,
-    )] {
+    for (name, shares) in [
+        (
+            "weighted random",
+            shares(WeightedRandom::default(), [1, 2, 3], 6000).await,
+        ),
+        (
+            "least request",
+            shares(LeastRequest::default(), [1, 2, 3], 6000).await,
+        ),
+    ] {
         for (share, expected) in shares.into_iter().zip([1000, 2000, 3000]) {
             // Standard deviation at most sqrt(6000 / 4) = 39; six of them.
             assert!(share.abs_diff(expected) < 233, "{name}: {shares:?}");
