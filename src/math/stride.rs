@@ -22,7 +22,7 @@ const HALF_A_ROUND: u32 = K / 2;
 /// one of them in the same.
 const GOLDEN: u32 = 40_502;
 
-/// Over this multiple of the mean, an entry is split. gRPC's C++ and Java cut the weight off there.
+/// Over this multiple of the mean, an entry is split. gRPC's C++ cuts the weight off there.
 const MAX_OVER_MEAN: f64 = 10.0;
 
 /// Where those who follow a [`StaticStride`] have got to. Outlives the stride: one of other weights, or
@@ -97,7 +97,9 @@ impl Place {
 /// Numbers `0..n` in an order by their weights.
 ///
 /// Over any `G` whole generations, an entry of weight `w` is picked `w * G` over the greatest weight
-/// times, rounded up or down: no bursts, and shares that are exact but for the scaling to 16 bits.
+/// times, rounded up or down: shares are exact but for the scaling to 16 bits. Not the smoothest order there
+/// is: entries of one weight come in one of two generations, the even and the odd ones, so beside
+/// many light entries a heavy one has a few picks in a row between theirs.
 ///
 /// | | |
 /// |---|---|

@@ -8,12 +8,13 @@ use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 ///
 /// All handles of a balancer share one sequence, so shares are exact, from however many threads the
 /// calls come: with weights 1, 2 and 3, any six picks in a row on a set that does not change are one,
-/// two and three. The picks of an endpoint lie apart; a heavy one does not get its calls in a burst.
+/// two and three. A heavy endpoint gets its calls spread over each round and not in one burst of as many
+/// as its weight: beside nine of weight 1, one of weight 9 gets at most five in a row.
 ///
 /// The order is gRPC's static stride scheduling ([`StaticStride`]). A weight that is missing (0, which
 /// builders refuse) counts as the mean of the others, and with fewer than two weights it is plain
 /// round robin (gRFC A58). Weights are told apart down to 1/65,535 of the greatest; a lighter one counts
-/// as that. gRPC's C++ and Java cut a weight at 10 times the mean and raise it to a tenth of it; here
+/// as that. gRPC's C++ cuts a weight at 10 times the mean and raises it to a tenth of that; here
 /// a weight is what it says.
 ///
 /// An endpoint that was lost since the set was made is passed over by going on in the sequence, so its

@@ -70,6 +70,14 @@ fn the_order_of_1_2_3_is_that_of_a58() {
 }
 
 #[test]
+fn a_heavy_entry_does_not_get_its_picks_in_one_burst() {
+    let stride = StaticStride::new(&[9.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]);
+    let picks = take(&stride, &at(0, &stride), 18_000);
+    let runs = picks.chunk_by(|a, b| a == b).filter(|run| run[0] == 0);
+    assert_eq!(runs.map(<[usize]>::len).max(), Some(5), "of nine a round");
+}
+
+#[test]
 fn ticks_that_are_passed_over_are_used_up() {
     let stride = StaticStride::new(&[2.0, 3.0, 6.0]);
     let sequence = at(0, &stride);
