@@ -49,8 +49,19 @@ async fn updates_pass_until_the_connection_takes_no_more_calls() {
         .await
         .unwrap();
     assert_eq!(came(&mut server).await, b"", "two in one write too");
+    let third = update(3, 1);
+    let slices = [io::IoSlice::new(&third)];
+    assert_eq!(io.write_vectored(&slices).await.unwrap(), FRAME_LEN);
+    assert_eq!(came(&mut server).await, b"", "as a slice too");
     io.write_all(b"a frame").await.unwrap();
-    let all = [update(1, 6), update(0, 7), update(1, 8), b"a frame".into()].concat();
+    let all = [
+        update(1, 6),
+        update(0, 7),
+        update(1, 8),
+        update(3, 1),
+        b"a frame".into(),
+    ]
+    .concat();
     assert_eq!(
         came(&mut server).await,
         all,
