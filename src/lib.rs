@@ -32,6 +32,7 @@ pub mod math;
 pub mod observe;
 pub mod outcome;
 pub mod policy;
+pub mod topology;
 
 pub use balance::Balance;
 pub use endpoint::{ConnectivityState, Endpoint, EndpointId};
