@@ -6,4 +6,4 @@ mod peak_ewma;
 
 pub use in_flight::InFlight;
 pub use measures::{LatencyRules, Measures, Until};
-pub use peak_ewma::PeakEwma;
+pub use peak_ewma::{Decay, PeakEwma};
