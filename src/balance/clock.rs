@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 use tokio::time::Instant;
 
 use crate::math::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{LoadReport, Outcome};
 use crate::policy::Claim;
 
 /// The first time that any balancer asked.
@@ -25,6 +25,16 @@ pub(super) fn finish(claim: Claim, outcome: Outcome) {
         claim.finish_at(outcome, now());
     } else {
         claim.finish(outcome);
+    }
+}
+
+/// Hands on what a response says of the server's load; `read` is called only if the policy wants it.
+#[inline]
+pub(super) fn reported(claim: &Claim, read: impl FnOnce() -> Option<LoadReport>) {
+    if claim.wants_report()
+        && let Some(report) = read()
+    {
+        claim.reported(&report, now());
     }
 }
 

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::{Change, Ejection, Ejections, Entry, Health};
-use crate::load::{InFlight, Measures, PeakEwma};
+use crate::load::{InFlight, Measures, PeakEwma, Reports};
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::Outcome;
 use crate::policy::Claim;
@@ -29,6 +29,7 @@ pub struct Subchannel {
     rules: Arc<Ejections>,
     on_change: Option<OnChange>,
     measures: Measures,
+    reports: Reports,
 }
 
 impl Subchannel {
@@ -44,6 +45,7 @@ impl Subchannel {
             rules,
             on_change: None,
             measures: Measures::NOTHING,
+            reports: Reports::new(),
         }
     }
 
@@ -89,6 +91,12 @@ impl Subchannel {
         &self.latency
     }
 
+    /// What its servers reported of their load, if the policy has it [measured](Measures).
+    #[inline]
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// What is measured of its calls.
     #[inline]
     pub fn measures(&self) -> &Measures {
@@ -105,6 +113,7 @@ impl Subchannel {
     /// start: the failures in a row are forgotten.
     pub fn connected(&self, connection: u64) {
         self.health.clear_failures();
+        self.reports.restart();
         // A swap and not a store, though nobody reads the old value: it costs no more, and loom does
         // not order a plain store against the compare-exchange of `disconnected`.
         self.connection.swap(connection, Ordering::SeqCst);
