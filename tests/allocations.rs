@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use bytes::Bytes;
-use evenkeel::Balance;
 use evenkeel::call::RequestInfo;
+use evenkeel::connection::Discovered;
 use evenkeel::math::Rng;
 use evenkeel::policy::{
-    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, Pick, PickContext, Policy,
-    Random, Rendezvous, RingHash, RoundRobin,
+    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, PeakEwma, Pick, PickContext,
+    Policy, Random, Rendezvous, RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
 };
+use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
 use tower::{Service, service_fn};
 
@@ -52,11 +53,30 @@ fn allocations(mut call: impl FnMut(u64)) -> u64 {
 }
 
 async fn plain(policy: impl Policy) {
+    over(policy, |_| 1).await;
+}
+
+/// As `plain`, with endpoints of different weights.
+async fn by_weight(policy: impl Policy) {
+    over(policy, |i| 1 + i as u32 % 4).await;
+}
+
+/// The connector for endpoints that bring services of this type.
+fn connector_of<S: Clone + Send + Sync + 'static>(_: &S) -> Discovered<S> {
+    Discovered::new()
+}
+
+async fn over(policy: impl Policy, weight: fn(usize) -> u32) {
     let name = policy.name();
-    let service = |i| move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) };
-    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service(i as u64))));
+    let service =
+        |i| service_fn(move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) });
+    let endpoint = |i| {
+        let endpoint = Endpoint::new(format!("e{i}")).with_weight(weight(i));
+        endpoint.with(service(i as u64))
+    };
     let mut balance = Balance::builder()
-        .services(services)
+        .endpoints((0..ENDPOINTS).map(endpoint))
+        .connector(connector_of(&service(0)))
         .policy(policy)
         .seed(1)
         .build()
@@ -84,6 +104,7 @@ async fn least_request_allocates_nothing() {
     plain(LeastRequest::default()).await;
     plain(LeastRequest::default().with_choices(3).unwrap()).await;
     plain(LeastRequest::full_scan()).await;
+    plain(PeakEwma::default()).await;
 }
 
 #[tokio::test]
@@ -146,6 +167,22 @@ fn reading_what_to_hash_allocates_nothing() {
         });
         assert_eq!(count, 0, "{policy:?}: {CALLS} picks allocate nothing");
     }
+}
+
+#[tokio::test]
+async fn weights_allocate_nothing() {
+    for policy in [
+        LeastRequest::default(),
+        LeastRequest::default().with_choices(3).unwrap(),
+        LeastRequest::default().with_replacement(),
+        LeastRequest::full_scan(),
+    ] {
+        by_weight(policy).await;
+    }
+    plain(WeightedRoundRobin::default()).await;
+    by_weight(WeightedRoundRobin::default()).await;
+    plain(WeightedRandom::default()).await;
+    by_weight(WeightedRandom::default()).await;
 }
 
 #[tokio::test]

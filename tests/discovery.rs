@@ -624,15 +624,20 @@ async fn a_discover_that_removes_and_inserts_a_key_again_brings_a_new_service() 
     }
 }
 
+/// A service's name, and which of its calls it was.
+type Numbered = (&'static str, usize);
+
 /// A service that cannot be cloned, by a buffer of its own for each endpoint.
 struct Single {
     name: &'static str,
     calls: usize,
-    all: Arc<Mutex<Vec<(&'static str, usize)>>>,
+    all: Arc<Mutex<Vec<Numbered>>>,
 }
 
+type SingleBuffer = Buffer<(), BoxFuture<'static, Result<Numbered, BoxError>>>;
+
 impl Service<()> for Single {
-    type Response = (&'static str, usize);
+    type Response = Numbered;
     type Error = BoxError;
     type Future = BoxFuture<'static, Result<Self::Response, BoxError>>;
 
@@ -651,10 +656,10 @@ impl Service<()> for Single {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn services_that_are_not_clone_take_a_buffer_each() {
+/// A balancer over one of each name, and the list of all their calls.
+fn singles(names: [&'static str; 2]) -> (Balance<SingleBuffer, Plain>, Arc<Mutex<Vec<Numbered>>>) {
     let all = Arc::default();
-    let services = ["a", "b"].map(|name| {
+    let services = names.map(|name| {
         let single = Single {
             name,
             calls: 0,
@@ -667,6 +672,12 @@ async fn services_that_are_not_clone_take_a_buffer_each() {
         .policy(RoundRobin::default())
         .build()
         .unwrap();
+    (balance, all)
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_that_are_not_clone_take_a_buffer_each() {
+    let (balance, all) = singles(["a", "b"]);
     let calls: Vec<_> = (0..40)
         .map(|_| tokio::spawn(balance.clone().oneshot(())))
         .collect();
@@ -690,20 +701,7 @@ async fn services_that_are_not_clone_take_a_buffer_each() {
 
 #[tokio::test(start_paused = true)]
 async fn a_buffer_whose_service_breaks_takes_one_endpoint_out() {
-    let all = Arc::default();
-    let services = ["broken", "good"].map(|name| {
-        let single = Single {
-            name,
-            calls: 0,
-            all: Arc::clone(&all),
-        };
-        (name, Buffer::new(single, 4))
-    });
-    let balance = Balance::builder()
-        .services(services)
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
+    let (balance, all) = singles(["broken", "good"]);
     let mut failed = 0;
     for _ in 0..40 {
         let answer = within("a call", balance.clone().oneshot(())).await;

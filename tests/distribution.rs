@@ -11,12 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
+use evenkeel::Endpoint;
 use evenkeel::call::RequestInfo;
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, Pick, PickContext, Picker,
-    Policy, Random, Rendezvous, RingHash, RoundRobin, Tried,
+    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, PeakEwma, Pick, PickContext,
+    Picker, Policy, Random, Rendezvous, RingHash, RoundRobin, Tried, WeightedRandom,
+    WeightedRoundRobin,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -49,7 +51,14 @@ fn subjects() -> Vec<Subject> {
             Shares::Even,
         ),
         subject(Arc::new(LeastRequest::full_scan()), Shares::Even),
+        subject(
+            Arc::new(LeastRequest::default().with_replacement()),
+            Shares::Even,
+        ),
         subject(Arc::new(Random::default()), Shares::Even),
+        subject(Arc::new(WeightedRoundRobin::default()), Shares::Exact),
+        subject(Arc::new(WeightedRandom::default()), Shares::Even),
+        subject(Arc::new(PeakEwma::default()), Shares::Even),
         subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
         subject(Arc::new(ring_hash()), Shares::RingOf(1024.0)),
         subject(Arc::new(maglev()), Shares::Even),
@@ -88,6 +97,18 @@ fn rendezvous() -> Rendezvous {
 
 fn candidates(n: usize) -> Candidates {
     Candidates::connected((0..n).map(|i| format!("127.0.0.1:{}", 10_000 + i)))
+}
+
+/// The same with weights: a few in a row, or one that has most.
+fn with_weights(n: usize, heavy: bool) -> Candidates {
+    Candidates::connected((0..n).map(|i| {
+        let weight = match (heavy, i) {
+            (true, 1) => 40,
+            (true, _) => 1,
+            (false, i) => 1 + i as u32 % 3,
+        };
+        Endpoint::new(format!("127.0.0.1:{}", 10_000 + i)).with_weight(weight)
+    }))
 }
 
 /// A request of a caller that is another one each time.
@@ -302,7 +323,10 @@ fn what_a_call_may_not_use_is_never_picked_while_something_else_can_be() {
         let mut rng = Rng::new(31);
         for round in 0..200 {
             let n = 2 + rng.below(9);
-            let set = candidates(n);
+            let set = match round % 3 {
+                0 => candidates(n),
+                weights => with_weights(n, weights == 1),
+            };
             let mut picker = policy.build(&set, None);
             let mut tried = Tried::new();
             // All in any mixture, but for one; at most 8 can be tried.
@@ -314,7 +338,7 @@ fn what_a_call_may_not_use_is_never_picked_while_something_else_can_be() {
                     LOSSES[rng.below(3)].apply(&set, slot, &mut tried);
                 }
             }
-            if round % 2 == 0 {
+            if rng.below(2) == 0 {
                 let set = Candidates::new(set.all().clone(), false);
                 picker = policy.build(&set, Some(&*picker));
             }
@@ -334,7 +358,10 @@ fn the_only_usable_one_is_found_and_nothing_when_there_is_none() {
             // No more than 8 can be tried.
             let n = if matches!(loss, Loss::Tried) { 9 } else { 33 };
             for kept in 0..n {
-                let set = candidates(n);
+                let set = match kept % 3 {
+                    0 => candidates(n),
+                    weights => with_weights(n, weights == 2),
+                };
                 let picker = policy.build(&set, None);
                 let mut rng = Rng::new(37 + kept as u64);
                 let mut tried = Tried::new();
@@ -521,6 +548,7 @@ fn calls_that_do_not_end_pile_up_evenly() {
         let most = fullest(policy);
         assert!(most <= 5, "{policy:?}: {most} above the mean");
     }
+    assert_eq!(fullest(&WeightedRoundRobin::default()), 0, "exact shares");
     // The fullest of two choices is log2(ln n) + O(1) above the mean, however many calls there are
     // (Berenbrink et al., "Balanced Allocations: The Heavily Loaded Case", 2000): 2.8 + O(1) here.
     let two = fullest(&LeastRequest::default());

@@ -13,7 +13,9 @@ use evenkeel::Endpoint;
 use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health};
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
-use evenkeel::policy::{Candidate, Candidates, Pick, PickContext, Policy, RoundRobin, Subchannel};
+use evenkeel::policy::{
+    Candidate, Candidates, Pick, PickContext, Policy, RoundRobin, Subchannel, WeightedRoundRobin,
+};
 use loom::thread;
 
 /// Rules by which one failure ejects, for `endpoints` endpoints.
@@ -271,6 +273,26 @@ fn first_picks_of_round_robin_at_once_take_different_places() {
         let mut both = [mine, other.join().unwrap()];
         both.sort_by_key(|pick| *pick == Pick::Endpoint(1));
         assert_eq!(both, [Pick::Endpoint(0), Pick::Endpoint(1)], "one each");
+    });
+}
+
+#[test]
+fn picks_of_weighted_round_robin_at_once_are_exact() {
+    loom::model(|| {
+        let endpoints = [1, 2].map(|w| Endpoint::new(format!("e{w}")).with_weight(w));
+        let picker = WeightedRoundRobin::default().build(&Candidates::connected(endpoints), None);
+        let pick = |picker: &dyn evenkeel::policy::Picker, seed| {
+            let mut rng = Rng::new(seed);
+            picker.pick(&mut PickContext::new(&mut rng))
+        };
+        let other = {
+            let picker = picker.clone();
+            thread::spawn(move || pick(&*picker, 1))
+        };
+        let mut all = [pick(&*picker, 2), pick(&*picker, 3), Pick::Nothing];
+        all[2] = other.join().unwrap();
+        let of_the_heavy = all.iter().filter(|pick| **pick == Pick::Endpoint(1));
+        assert_eq!(of_the_heavy.count(), 2, "two of any three: {all:?}");
     });
 }
 

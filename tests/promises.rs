@@ -15,13 +15,16 @@ use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
 use evenkeel::load::InFlight;
-use evenkeel::math::{Backoff, MaglevTable, RendezvousTable, Ring, Rng};
+use evenkeel::math::stride::Sequence;
+use evenkeel::math::{
+    Alias, Backoff, MaglevTable, Moment, RendezvousTable, Ring, Rng, StaticStride,
+};
 use evenkeel::observe::{Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, Outcome};
 use evenkeel::policy::{
     BoundedLoad, Candidate, Candidates, Claim, EndpointHashKey, HashSource, IpHash, LeastRequest,
-    Maglev, Pick, PickContext, Picker, Policy, Random, Rendezvous, RingHash, RoundRobin,
-    Subchannel, Tried,
+    Maglev, PeakEwma, Pick, PickContext, Picker, Policy, Random, Rendezvous, RingHash, RoundRobin,
+    Subchannel, Tried, WeightedRandom, WeightedRoundRobin,
 };
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
@@ -162,6 +165,10 @@ fn plain_data_is_plain() {
     copy::<Backoff>();
     ordinary::<Rng>();
     clone::<Rng>();
+    ordinary::<Alias>();
+    clone::<Alias>();
+    ordinary::<StaticStride>();
+    ordinary::<Sequence>();
     copy::<HashKey>();
     copy::<SourceIp>();
     copy::<WaitForReady>();
@@ -197,6 +204,13 @@ fn records_and_sets_are_shared_between_threads() {
     copy::<LeastRequest>();
     ordinary::<RoundRobin>();
     ordinary::<Random>();
+    ordinary::<WeightedRandom>();
+    copy::<WeightedRandom>();
+    ordinary::<WeightedRoundRobin>();
+    copy::<WeightedRoundRobin>();
+    ordinary::<PeakEwma>();
+    copy::<PeakEwma>();
+    copy::<Moment>();
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Pure numerics: no clock, no global state, no I/O. Time and randomness come in as arguments, so
 //! that the same seed and the same events give the same result.
 
+pub mod alias;
 pub(crate) mod atomic;
 pub mod backoff;
 pub mod maglev;
@@ -8,10 +9,14 @@ pub mod moment;
 pub mod rendezvous;
 pub mod ring;
 pub mod rng;
+pub mod stride;
+pub(crate) mod weights;
 
+pub use alias::Alias;
 pub use backoff::Backoff;
 pub use maglev::MaglevTable;
 pub use moment::Moment;
 pub use rendezvous::RendezvousTable;
 pub use ring::Ring;
 pub use rng::Rng;
+pub use stride::StaticStride;

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::policy::draw::draw;
+use crate::policy::weighted::Weighted;
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
 /// The largest number of samples, as in gRFC A48.
@@ -11,13 +12,23 @@ const MAX_CHOICES: usize = 10;
 ///
 /// A stream counts until it ends. Endpoints with equal counts are equally likely, so that an idle
 /// client does not favour the first ones. The two are always different endpoints; gRPC may draw the
-/// same one twice and then compares nothing. Weights are not looked at.
+/// same one twice and then compares nothing (see [`with_replacement`](Self::with_replacement)).
+///
+/// # Weights
+///
+/// Where [weights](crate::Endpoint::weight) differ, endpoints are drawn in proportion to them and calls
+/// under way are compared per unit of weight; of equals, the first one drawn is taken. So an idle
+/// client's calls fall on the endpoints by their weights, and under load each has calls under way by
+/// its weight. (Counting the call that is being placed, as `(calls + 1) / weight`, would leave a light
+/// endpoint of an idle client without any call.)
+///
+/// A weight that is missing (0, which builders refuse) counts as the mean of the others.
 ///
 /// | | two choices | [`full_scan`](Self::full_scan) |
 /// |---|---|---|
-/// | pick | O(1): two random numbers, two cache lines read | O(n): all cache lines read |
-/// | build | O(1) | O(1) |
-/// | memory | none | none |
+/// | pick | O(1): two random numbers, two endpoints read | O(n): all endpoints read |
+/// | build | O(n): a look at the weights | O(n) |
+/// | memory | none; 12 bytes per endpoint where weights differ | the same |
 ///
 /// **Wins** where calls differ in cost, servers in speed, or calls live long: a slow server fills up
 /// and is then passed over, with nothing measured and nothing to tune. Two choices are enough:
@@ -27,7 +38,8 @@ const MAX_CHOICES: usize = 10;
 /// as good as [`Random`](crate::policy::Random)); where exact shares matter; and where a server fails
 /// fast and so looks idle: ejection, on by default, takes that one out.
 ///
-/// gRFC A48 and Envoy's `LEAST_REQUEST`, both with 2 choices by default.
+/// gRFC A48 and Envoy's `LEAST_REQUEST`, both with 2 choices by default; weights as in
+/// Finagle's `WeightedP2CPick`.
 ///
 /// ```
 /// use evenkeel::math::Rng;
@@ -40,9 +52,30 @@ const MAX_CHOICES: usize = 10;
 /// assert_eq!(picker.pick(&mut PickContext::new(&mut rng)), Pick::Endpoint(1));
 /// # drop(busy);
 /// ```
+///
+/// An endpoint of weight 3 takes three times the calls of one of weight 1 before it is as full:
+///
+/// ```
+/// use evenkeel::Endpoint;
+/// use evenkeel::math::Rng;
+/// use evenkeel::policy::{Candidates, LeastRequest, Pick, PickContext, Policy};
+///
+/// let endpoints = [Endpoint::new("a:1"), Endpoint::new("b:1").with_weight(3)];
+/// let candidates = Candidates::connected(endpoints);
+/// let picker = LeastRequest::default().build(&candidates, None);
+/// let mut rng = Rng::new(7);
+/// let mut under_way = Vec::new();
+/// for _ in 0..40 {
+///     if let Pick::Endpoint(slot) = picker.pick(&mut PickContext::new(&mut rng)) {
+///         under_way.push(candidates.all()[slot].claim(false));
+///     }
+/// }
+/// assert!((29..=31).contains(&candidates.all()[1].in_flight()));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeastRequest {
     choices: Choices,
+    replacement: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +90,7 @@ impl Default for LeastRequest {
     fn default() -> Self {
         Self {
             choices: Choices::Two,
+            replacement: false,
         }
     }
 }
@@ -68,6 +102,7 @@ impl LeastRequest {
     pub fn full_scan() -> Self {
         Self {
             choices: Choices::All,
+            ..Self::default()
         }
     }
 
@@ -90,6 +125,16 @@ impl LeastRequest {
         };
         Ok(self)
     }
+
+    /// Draws each endpoint from all of them, those drawn before included, as gRPC and Envoy do; of
+    /// equals the first one drawn is taken. For who wants their very behaviour: of 3 endpoints and two
+    /// choices, a third of the picks compare an endpoint with itself. Without effect on
+    /// [`full_scan`](Self::full_scan).
+    #[must_use]
+    pub fn with_replacement(mut self) -> Self {
+        self.replacement = true;
+        self
+    }
 }
 
 impl Policy for LeastRequest {
@@ -98,30 +143,101 @@ impl Policy for LeastRequest {
     }
 
     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        Arc::new(LeastRequestPicker {
-            candidates: candidates.clone(),
-            choices: self.choices,
-        })
+        let candidates = candidates.clone();
+        let settings = *self;
+        match Weighted::new(candidates.usable()) {
+            None => Arc::new(LeastRequestPicker {
+                candidates,
+                settings,
+            }),
+            Some(weighted) => Arc::new(WeightedPicker {
+                candidates,
+                settings,
+                weighted,
+            }),
+        }
     }
 }
 
+/// Of endpoints with equal weights.
 #[derive(Debug)]
 struct LeastRequestPicker {
     candidates: Candidates,
-    choices: Choices,
+    settings: LeastRequest,
 }
 
 impl Picker for LeastRequestPicker {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
         let usable = &**self.candidates.usable();
-        let best = match self.choices {
-            Choices::Two => best_of_two(usable, context),
-            Choices::Some(count) if count < usable.len() => best_of(count, usable, context),
-            Choices::Some(_) | Choices::All => best_of_all(usable, context),
+        let n = usable.len();
+        let best = match (self.settings.choices, self.settings.replacement) {
+            (Choices::Two, false) => best_of_two(usable, context),
+            (Choices::Two, true) => {
+                best_of(2, usable, context, |_| 1, |context| context.rng().below(n))
+            }
+            (Choices::Some(count), true) => best_of(
+                count,
+                usable,
+                context,
+                |_| 1,
+                |context| context.rng().below(n),
+            ),
+            (Choices::Some(count), false) if count < n => {
+                let mut drawn = Drawn::default();
+                best_of(
+                    count,
+                    usable,
+                    context,
+                    |_| 1,
+                    |context| drawn.other(n, context),
+                )
+            }
+            (Choices::Some(_), false) | (Choices::All, _) => best_of_all(usable, context),
         };
         // None of the sampled ones could be used, which does not yet mean that none can.
         best.or_else(|| draw(usable, context))
+            .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+    }
+}
+
+/// Of endpoints with weights that differ.
+#[derive(Debug)]
+struct WeightedPicker {
+    candidates: Candidates,
+    settings: LeastRequest,
+    weighted: Weighted,
+}
+
+impl Picker for WeightedPicker {
+    #[inline]
+    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
+        let usable = &**self.candidates.usable();
+        let weighted = &self.weighted;
+        let weight = |index| weighted.weight(index);
+        let any = |context: &mut PickContext<'_>| weighted.index(context.rng());
+        let n = usable.len();
+        let best = match (self.settings.choices, self.settings.replacement) {
+            (Choices::Two, false) => best_of_two_weighted(usable, weighted, context),
+            (Choices::Two, true) => best_of(2, usable, context, weight, any),
+            (Choices::Some(count), true) => best_of(count, usable, context, weight, any),
+            (Choices::Some(count), false) if count < n => {
+                let mut drawn = Drawn::default();
+                best_of(count, usable, context, weight, |context| {
+                    let index = any(context);
+                    // One that takes most of all weight would be drawn again and again.
+                    if drawn.insert(index) {
+                        index
+                    } else {
+                        drawn.other(n, context)
+                    }
+                })
+            }
+            (Choices::Some(_), false) | (Choices::All, _) => {
+                best_of_all_weighted(usable, weighted, context)
+            }
+        };
+        best.or_else(|| weighted.draw(usable, context))
             .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }
@@ -142,37 +258,109 @@ fn best_of_two<'c>(
     }
 }
 
-/// The best of `count` different ones; `count` is less than their number.
+/// Calls under way on an endpoint, and its weight.
+type Scale = (u32, u64);
+
+/// Whether an endpoint has fewer calls under way than another, per unit of weight.
+#[inline]
+fn is_idler((load, weight): Scale, (other, of): Scale) -> bool {
+    u64::from(load) * of < u64::from(other) * weight
+}
+
+#[inline]
+fn best_of_two_weighted<'c>(
+    candidates: &'c [Candidate],
+    weighted: &Weighted,
+    context: &mut PickContext<'_>,
+) -> Option<&'c Candidate> {
+    let a = weighted.index(context.rng());
+    let mut b = weighted.index(context.rng());
+    if a == b {
+        // Any other: to draw until one comes could take long beside a very heavy one.
+        b = context.rng().below(candidates.len() - 1);
+        b += usize::from(b >= a);
+    }
+    let scale = |index: usize| (candidates[index].in_flight(), weighted.weight(index));
+    match (
+        context.is_usable(&candidates[a]),
+        context.is_usable(&candidates[b]),
+    ) {
+        (true, true) if is_idler(scale(b), scale(a)) => Some(&candidates[b]),
+        (true, _) => Some(&candidates[a]),
+        (false, true) => Some(&candidates[b]),
+        (false, false) => None,
+    }
+}
+
+/// The best of `count` draws.
+#[inline]
 fn best_of<'c>(
     count: usize,
     candidates: &'c [Candidate],
     context: &mut PickContext<'_>,
+    weight: impl Fn(usize) -> u64,
+    mut draw: impl FnMut(&mut PickContext<'_>) -> usize,
 ) -> Option<&'c Candidate> {
-    // The indices drawn so far, in ascending order.
-    let mut drawn = [0; MAX_CHOICES];
-    let mut best: Option<(&Candidate, u32)> = None;
-    for done in 0..count {
-        // The n-th of those not drawn yet.
-        let mut index = context.rng().below(candidates.len() - done);
-        let mut place = 0;
-        while place < done && drawn[place] <= index {
-            index += 1;
-            place += 1;
-        }
-        drawn.copy_within(place..done, place + 1);
-        drawn[place] = index;
-
+    if candidates.is_empty() {
+        return None;
+    }
+    let mut best: Option<(&Candidate, Scale)> = None;
+    for _ in 0..count {
+        let index = draw(context);
         let candidate = &candidates[index];
         if !context.is_usable(candidate) {
             continue;
         }
-        let load = candidate.in_flight();
-        // Every order of drawing is equally likely, so a tie that goes to the first is at random.
-        if best.is_none_or(|(_, least)| load < least) {
-            best = Some((candidate, load));
+        let scale = (candidate.in_flight(), weight(index));
+        // The first one is drawn by weight, so a tie that goes to it falls by weight too.
+        if best.is_none_or(|(_, held)| is_idler(scale, held)) {
+            best = Some((candidate, scale));
         }
     }
     best.map(|(candidate, _)| candidate)
+}
+
+/// The indices drawn so far, in ascending order.
+#[derive(Default)]
+struct Drawn {
+    indices: [usize; MAX_CHOICES],
+    count: usize,
+}
+
+impl Drawn {
+    /// Adds an index. `false` if it was there.
+    fn insert(&mut self, index: usize) -> bool {
+        let place = self.indices[..self.count].partition_point(|&drawn| drawn < index);
+        if self.indices[..self.count].get(place) == Some(&index) {
+            return false;
+        }
+        self.insert_at(place, index);
+        true
+    }
+
+    /// Draws one below `n` that was not drawn yet; there is one.
+    #[inline]
+    fn other(&mut self, n: usize, context: &mut PickContext<'_>) -> usize {
+        // The n-th of those not drawn yet.
+        let mut index = context.rng().below(n - self.count);
+        let mut place = 0;
+        while place < self.count && self.indices[place] <= index {
+            index += 1;
+            place += 1;
+        }
+        self.insert_at(place, index);
+        index
+    }
+
+    #[inline]
+    fn insert_at(&mut self, place: usize, index: usize) {
+        // Of a handful, so a loop beats a call that copies memory.
+        for from in (place..self.count).rev() {
+            self.indices[from + 1] = self.indices[from];
+        }
+        self.indices[place] = index;
+        self.count += 1;
+    }
 }
 
 fn best_of_all<'c>(
@@ -198,44 +386,32 @@ fn best_of_all<'c>(
     best
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::math::Rng;
-
-    #[test]
-    fn choices_outside_the_bounds_of_a48_are_refused() {
-        for bad in [0, 1, 11, u32::MAX] {
-            let error = LeastRequest::default().with_choices(bad).unwrap_err();
-            assert_eq!(error.field(), Some("choices"), "{bad}: {error}");
+fn best_of_all_weighted<'c>(
+    candidates: &'c [Candidate],
+    weighted: &Weighted,
+    context: &mut PickContext<'_>,
+) -> Option<&'c Candidate> {
+    let mut best: Option<(&Candidate, Scale)> = None;
+    let mut total = 0;
+    for (index, candidate) in candidates.iter().enumerate() {
+        let weight = weighted.weight(index);
+        let scale = (candidate.in_flight(), weight);
+        if best.is_some_and(|(_, held)| is_idler(held, scale)) || !context.is_usable(candidate) {
+            continue;
         }
-        for good in 2..=10 {
-            assert!(LeastRequest::default().with_choices(good).is_ok(), "{good}");
+        if best.is_none_or(|(_, held)| is_idler(scale, held)) {
+            total = weight;
+            best = Some((candidate, scale));
+            continue;
         }
-        assert_eq!(
-            LeastRequest::default().with_choices(2).unwrap(),
-            LeastRequest::default(),
-            "2 is the default"
-        );
+        // Each of the equals replaces the one held with the probability of its weight over all so far.
+        total += weight;
+        if context.rng().unit() * (total as f64) < weight as f64 {
+            best = Some((candidate, scale));
+        }
     }
-
-    #[test]
-    fn k_samples_are_different_so_k_of_k_plus_1_miss_the_best_at_most_that_often() {
-        let candidates = Candidates::connected((0..4).map(|i| format!("e{i}")));
-        // Endpoint i has i calls under way.
-        let mut claims = Vec::new();
-        for (i, candidate) in candidates.all().iter().enumerate() {
-            claims.extend((0..i).map(|_| candidate.claim(false).unwrap()));
-        }
-        let mut rng = Rng::new(11);
-        let mut picks = [0_i32; 4];
-        for _ in 0..4000 {
-            let best = best_of(3, candidates.usable(), &mut PickContext::new(&mut rng));
-            picks[best.unwrap().slot()] += 1;
-        }
-        // The idlest is among 3 different ones of 4 with 3/4; else the next one is, always.
-        // Standard deviation sqrt(4000 * 3/4 * 1/4) = 27; five of them.
-        assert!((picks[0] - 3000).abs() < 137, "{picks:?}");
-        assert_eq!(picks[0] + picks[1], 4000, "3 of 4 hold one of the best two");
-    }
+    best.map(|(candidate, _)| candidate)
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,11 +10,14 @@
 //! | [`LeastRequest`] (default) | O(1) | calls differ in cost, or servers in speed |
 //! | [`LeastRequest::full_scan`] | O(n) | a few endpoints, long calls |
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
+//! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
 //! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
 //! | [`Rendezvous`] | O(n) | the same, few endpoints, and nothing may move that need not |
+//! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
+//! | [`IpHash`] | O(log n) | the same caller should reach the same endpoint |
 //!
 //! # A policy of one's own
 //!
@@ -68,6 +71,9 @@ mod random;
 mod rendezvous;
 mod ring_hash;
 mod round_robin;
+mod weighted;
+mod weighted_random;
+mod weighted_round_robin;
 
 pub use bounded_load::BoundedLoad;
 pub(crate) use candidate::OnChange;
@@ -84,6 +90,8 @@ pub use random::Random;
 pub use rendezvous::Rendezvous;
 pub use ring_hash::RingHash;
 pub use round_robin::RoundRobin;
+pub use weighted_random::WeightedRandom;
+pub use weighted_round_robin::WeightedRoundRobin;
 
 use std::any::Any;
 use std::fmt;

@@ -3,7 +3,8 @@ use std::sync::Arc;
 use crate::policy::draw::draw;
 use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 
-/// Any endpoint, each equally likely. Weights are not looked at.
+/// Any endpoint, each equally likely. Weights are not looked at:
+/// [`WeightedRandom`](crate::policy::WeightedRandom) does.
 ///
 /// | | |
 /// |---|---|

@@ -10,7 +10,7 @@ use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 /// does not change, any `n * k` picks in a row give each endpoint `k`, from however many threads they
 /// come. An endpoint that was lost since the set was made is passed over by going on in the
 /// sequence, so its share is spread over all others instead of doubling its neighbour's. Weights are
-/// not looked at.
+/// not looked at: [`WeightedRoundRobin`](crate::policy::WeightedRoundRobin) does.
 ///
 /// The sequence starts where the random generator of the first call says, so that many clients that
 /// start together do not all begin with the first endpoint (grpc-go's `roundrobin` does so too). It

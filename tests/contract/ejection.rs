@@ -282,12 +282,7 @@ async fn who_waits_is_woken_when_the_probing_call_is_cancelled() {
     let names = ["a", "b"];
     let balance = builder!(world)
         .endpoints(names)
-        .ejection(
-            Ejection::default()
-                .with_consecutive_failures(1)
-                .with_max_percent(100)
-                .with_panic_threshold_percent(0),
-        )
+        .ejection(at_the_first_failure())
         .build()
         .unwrap();
     connected(&balance, 2).await;

@@ -18,3 +18,4 @@ mod ejection;
 mod ejection_streams;
 mod mistakes;
 mod ways_in;
+mod weights;

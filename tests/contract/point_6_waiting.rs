@@ -279,12 +279,7 @@ async fn point_6_all_ejected_without_panic_mode_fails_and_counts_them() {
     b.set_answer(Answer::Fail);
     let balance = builder!(world)
         .endpoints(names)
-        .ejection(
-            Ejection::default()
-                .with_consecutive_failures(1)
-                .with_max_percent(100)
-                .with_panic_threshold_percent(0),
-        )
+        .ejection(at_the_first_failure())
         .build()
         .unwrap();
     connected(&balance, 2).await;

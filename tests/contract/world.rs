@@ -13,6 +13,7 @@ use std::time::Duration;
 use evenkeel::balance::{Plain, Reclaiming, Track};
 use evenkeel::call::{Reclaim, RequestInfo};
 use evenkeel::connection::{ConnectionEvents, Connector};
+use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
 use evenkeel::observe::{EndpointReport, Report};
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint};
@@ -366,6 +367,14 @@ macro_rules! builder {
             .backoff($crate::world::backoff())
             .seed(7)
     };
+}
+
+/// Ejects any endpoint at its first failure, and lets no panic spare it.
+pub(crate) fn at_the_first_failure() -> Ejection {
+    Ejection::default()
+        .with_consecutive_failures(1)
+        .with_max_percent(100)
+        .with_panic_threshold_percent(0)
 }
 
 /// Waits, in real turns of the scheduler and no time at all, until `done` holds.

@@ -4,28 +4,17 @@ use std::time::Duration;
 
 use evenkeel::ConnectivityState;
 use evenkeel::grpc::Channel;
-use evenkeel::policy::RoundRobin;
 use tonic::Code;
 
 use crate::load::{
-    CALLERS, Load, assert_none_failed, is_ready, list, make_calls, prompt_backoff, ready, three,
-    turn,
+    CALLERS, Load, assert_none_failed, in_turn, is_ready, list, make_calls, ready, three, turn,
 };
-use crate::support::{Behaviour, TestServer, eventually, within};
+use crate::support::{Behaviour, eventually, within};
 
 const CALLS: usize = 2_000;
 
 /// The median of the failed calls; one turn of a busy machine may take longer.
 const FAST: Duration = Duration::from_millis(50);
-
-fn channel(servers: &[TestServer]) -> Channel {
-    Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .backoff(prompt_backoff())
-        .build()
-        .unwrap()
-}
 
 async fn assert_calls_fail_fast(channel: &Channel) {
     let log = make_calls(channel, CALLS).await;
@@ -57,7 +46,7 @@ async fn down(channel: &Channel) {
 async fn calls_fail_at_once_and_all_servers_come_back_by_themselves() {
     let _turn = turn().await;
     let servers = three(Behaviour::prompt());
-    let channel = channel(&servers);
+    let channel = in_turn(&servers);
     ready(&channel, &servers).await;
     for round in 0..3 {
         for server in &servers {
@@ -89,7 +78,7 @@ async fn calls_fail_at_once_and_all_servers_come_back_by_themselves() {
 async fn calls_under_load_fail_unavailable_and_go_on_when_a_server_is_there() {
     let _turn = turn().await;
     let servers = three(Behaviour::after(Duration::from_millis(1)));
-    let channel = channel(&servers);
+    let channel = in_turn(&servers);
     ready(&channel, &servers).await;
     let load = Load::start(&channel);
     load.runs(300).await;

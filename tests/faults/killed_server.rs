@@ -8,27 +8,17 @@ use std::time::{Duration, Instant};
 
 use evenkeel::ConnectivityState;
 use evenkeel::grpc::Channel;
-use evenkeel::policy::RoundRobin;
 use tonic::Code;
 
 use crate::load::{
-    CALLERS, Failure, Load, assert_none_failed, endpoint, is_ready, list, make_calls,
-    prompt_backoff, ready, three, turn,
+    CALLERS, Failure, Load, assert_none_failed, endpoint, in_turn, is_ready, list, make_calls,
+    ready, three, turn,
 };
 use crate::support::{Behaviour, TestServer, eventually};
 
 /// From the first dial that the server accepts to a channel that says READY. The median is held
 /// against it; one slow turn of a busy machine is not a fault.
 const BACK_WITHIN: Duration = Duration::from_secs(1);
-
-fn channel(servers: &[TestServer]) -> Channel {
-    Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .backoff(prompt_backoff())
-        .build()
-        .unwrap()
-}
 
 /// What each failure of a killed connection must look like.
 fn assert_lost_with_connection(failures: &[Failure]) {
@@ -55,7 +45,7 @@ fn assert_lost_with_connection(failures: &[Failure]) {
 async fn exactly_the_calls_in_flight_fail() {
     let _turn = turn().await;
     let servers = three(Behaviour::silent());
-    let channel = channel(&servers);
+    let channel = in_turn(&servers);
     ready(&channel, &servers).await;
     let load = Load::start(&channel);
     let in_flight = |server: &TestServer| endpoint(&channel, &server.uri()).unwrap().in_flight;
@@ -99,7 +89,7 @@ async fn exactly_the_calls_in_flight_fail() {
 async fn a_killed_server_costs_its_calls_in_flight_and_gets_its_share_back() {
     let _turn = turn().await;
     let servers = three(Behaviour::after(Duration::from_millis(1)));
-    let channel = channel(&servers);
+    let channel = in_turn(&servers);
     ready(&channel, &servers).await;
     let load = Load::start(&channel);
     let mut back = Vec::new();
@@ -140,7 +130,7 @@ async fn a_killed_server_costs_its_calls_in_flight_and_gets_its_share_back() {
 async fn an_idle_channel_takes_a_server_back() {
     let _turn = turn().await;
     let servers = three(Behaviour::prompt());
-    let channel = channel(&servers);
+    let channel = in_turn(&servers);
     ready(&channel, &servers).await;
     let mut back = Vec::new();
     for victim in servers.iter().cycle().take(9) {

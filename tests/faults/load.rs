@@ -11,6 +11,7 @@ use evenkeel::ConnectivityState;
 use evenkeel::grpc::Channel;
 use evenkeel::math::Backoff;
 use evenkeel::observe::EndpointReport;
+use evenkeel::policy::RoundRobin;
 use futures::stream;
 use tokio::sync::MutexGuard;
 use tokio::task::JoinSet;
@@ -40,6 +41,16 @@ pub fn prompt_backoff() -> Backoff {
     Backoff::default()
         .with_base(Duration::from_millis(5))
         .with_max(Duration::from_millis(20))
+}
+
+/// A channel that calls each of `servers` in turn, and is back with them promptly.
+pub fn in_turn(servers: &[TestServer]) -> Channel {
+    Channel::builder()
+        .endpoints(servers.iter().map(TestServer::uri))
+        .policy(RoundRobin::default())
+        .backoff(prompt_backoff())
+        .build()
+        .unwrap()
 }
 
 /// What the channel says of the endpoint with this id.

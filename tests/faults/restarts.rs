@@ -7,9 +7,10 @@
 use std::time::Duration;
 
 use evenkeel::grpc::Channel;
-use evenkeel::policy::RoundRobin;
 
-use crate::load::{Kind, Load, assert_none_failed, is_ready, prompt_backoff, ready, turn};
+#[cfg(feature = "tls")]
+use crate::load::prompt_backoff;
+use crate::load::{Kind, Load, assert_none_failed, in_turn, is_ready, ready, three, turn};
 use crate::support::{Behaviour, TestServer, eventually};
 
 const RESTARTS: usize = 50;
@@ -54,14 +55,8 @@ async fn restart_all(servers: &[TestServer], channel: Channel) {
 }
 
 async fn plaintext(delay: Duration) {
-    let servers = ["a", "b", "c"].map(|name| TestServer::start(name, Behaviour::after(delay)));
-    let channel = Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .backoff(prompt_backoff())
-        .build()
-        .unwrap();
-    restart_all(&servers, channel).await;
+    let servers = three(Behaviour::after(delay));
+    restart_all(&servers, in_turn(&servers)).await;
 }
 
 #[cfg(feature = "tls")]

@@ -15,6 +15,8 @@ use std::task::{Context, Poll, ready};
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use super::unwritten::Unwritten;
+
 /// What does not fit is written at once: with that much in hand a system call is worth its cost, and
 /// copying is not.
 const BUFFER_BYTES: usize = 16 * 1024;
@@ -64,9 +66,7 @@ impl Cork {
 pub(super) struct Corked<T> {
     io: T,
     cork: Cork,
-    buffer: Vec<u8>,
-    /// How much of `buffer` is written already.
-    written: usize,
+    gathered: Unwritten,
 }
 
 impl<T> Corked<T> {
@@ -74,8 +74,7 @@ impl<T> Corked<T> {
         Self {
             io,
             cork,
-            buffer: Vec::new(),
-            written: 0,
+            gathered: Unwritten::default(),
         }
     }
 }
@@ -83,22 +82,12 @@ impl<T> Corked<T> {
 impl<T: AsyncWrite + Unpin> Corked<T> {
     /// Writes what was gathered.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.buffer.len() {
-            let rest = &self.buffer[self.written..];
-            match ready!(Pin::new(&mut self.io).poll_write(cx, rest)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => self.written += written,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
-        }
-        self.buffer.clear();
-        self.written = 0;
-        Poll::Ready(Ok(()))
+        self.gathered.poll_write(cx, &mut self.io)
     }
 
     /// Whether a write of `len` bytes goes into the buffer.
     fn gathers(&self, len: usize) -> bool {
-        self.cork.is_held() && self.buffer.len() + len <= BUFFER_BYTES
+        self.cork.is_held() && self.gathered.len() + len <= BUFFER_BYTES
     }
 }
 
@@ -111,13 +100,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Corked<T> {
         let this = self.get_mut();
         // A connection is polled for reading each time that it is polled at all, so here it learns
         // that the cork was released, or that the peer takes bytes again.
-        if !this.buffer.is_empty() {
+        if !this.gathered.is_empty() {
             if this.cork.is_held() {
                 this.cork.wait(cx);
             } else if let Poll::Ready(Err(_)) = this.poll_drain(cx) {
                 // The transport gives the same answer to the next write.
-                this.buffer.clear();
-                this.written = 0;
+                this.gathered.clear();
             }
         }
         Pin::new(&mut this.io).poll_read(cx, buf)
@@ -132,7 +120,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         if this.gathers(buf.len()) {
-            this.buffer.extend_from_slice(buf);
+            this.gathered.push(buf);
             return Poll::Ready(Ok(buf.len()));
         }
         ready!(this.poll_drain(cx))?;
@@ -148,7 +136,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
         let len = bufs.iter().map(|buf| buf.len()).sum();
         if this.gathers(len) {
             for buf in bufs {
-                this.buffer.extend_from_slice(buf);
+                this.gathered.push(buf);
             }
             return Poll::Ready(Ok(len));
         }
@@ -162,7 +150,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Corked<T> {
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.cork.is_held() && !this.buffer.is_empty() {
+        if this.cork.is_held() && !this.gathered.is_empty() {
             this.cork.wait(cx);
             return Poll::Ready(Ok(()));
         }

@@ -30,6 +30,7 @@ mod parting;
 mod replay;
 mod service;
 mod settings;
+mod unwritten;
 
 pub use address::check_address;
 pub use connect_error::ConnectError;

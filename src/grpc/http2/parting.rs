@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep};
 
 use super::frames::FrameHeaders;
 use super::io::Refusing;
+use super::unwritten::Unwritten;
 
 /// How long nothing must come before the server is taken to wait for an update. Longer than the gaps
 /// within a response mostly are; a long download may lose so much for each of its windows.
@@ -40,9 +41,7 @@ pub(in crate::grpc) struct Parting<T> {
     io: T,
     refusing: Refusing,
     /// Whole frames, in their order.
-    updates: Vec<u8>,
-    /// How much of `updates` is written already.
-    written: usize,
+    updates: Unwritten,
     /// How much may come before the server can need the first of them.
     allowance_bytes: usize,
     silence: Option<Pin<Box<Sleep>>>,
@@ -54,8 +53,7 @@ impl<T> Parting<T> {
         Self {
             io,
             refusing,
-            updates: Vec::new(),
-            written: 0,
+            updates: Unwritten::default(),
             allowance_bytes: 0,
             silence: None,
             due: false,
@@ -82,7 +80,7 @@ impl<T> Parting<T> {
             self.allowance_bytes = increment.saturating_mul(LEFT_PER_INCREMENT);
             self.silence = Some(Box::pin(tokio::time::sleep(SILENCE)));
         }
-        self.updates.extend_from_slice(bytes);
+        self.updates.push(bytes);
         self.silent(cx);
         true
     }
@@ -107,7 +105,6 @@ impl<T> Parting<T> {
 
     fn forget(&mut self) {
         self.updates.clear();
-        self.written = 0;
         self.silence = None;
         self.due = false;
     }
@@ -116,19 +113,13 @@ impl<T> Parting<T> {
 impl<T: AsyncWrite + Unpin> Parting<T> {
     /// Writes what waits.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.written < self.updates.len() {
-            // Nothing may come between the parts of a frame.
-            self.due = true;
-            let rest = &self.updates[self.written..];
-            match ready!(Pin::new(&mut self.io).poll_write(cx, rest)) {
-                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Ok(written) => self.written += written,
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        if self.updates.is_empty() {
+            return Poll::Ready(Ok(()));
         }
-        if !self.updates.is_empty() {
-            self.forget();
-        }
+        // A frame that is begun must be ended, and nothing may come between its parts.
+        self.due = true;
+        ready!(self.updates.poll_write(cx, &mut self.io))?;
+        self.forget();
         Poll::Ready(Ok(()))
     }
 }
@@ -180,6 +171,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Parting<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        // h2 sends what is no DATA as one slice, if the transport takes slices.
+        if let [buf] = bufs
+            && this.keeps(cx, buf)
+        {
+            return Poll::Ready(Ok(buf.len()));
+        }
         ready!(this.poll_drain(cx))?;
         Pin::new(&mut this.io).poll_write_vectored(cx, bufs)
     }

@@ -44,13 +44,24 @@ async fn updates_pass_until_the_connection_takes_no_more_calls() {
     refusing.set();
     io.write_all(&update(1, 6)).await.unwrap();
     io.flush().await.unwrap();
-    assert_eq!(came(&mut server).await, [], "kept");
+    assert_eq!(came(&mut server).await, b"", "kept");
     io.write_all(&[update(0, 7), update(1, 8)].concat())
         .await
         .unwrap();
-    assert_eq!(came(&mut server).await, [], "two in one write too");
+    assert_eq!(came(&mut server).await, b"", "two in one write too");
+    let third = update(3, 1);
+    let slices = [io::IoSlice::new(&third)];
+    assert_eq!(io.write_vectored(&slices).await.unwrap(), FRAME_LEN);
+    assert_eq!(came(&mut server).await, b"", "as a slice too");
     io.write_all(b"a frame").await.unwrap();
-    let all = [update(1, 6), update(0, 7), update(1, 8), b"a frame".into()].concat();
+    let all = [
+        update(1, 6),
+        update(0, 7),
+        update(1, 8),
+        update(3, 1),
+        b"a frame".into(),
+    ]
+    .concat();
     assert_eq!(
         came(&mut server).await,
         all,
@@ -70,7 +81,7 @@ async fn an_update_goes_out_when_the_server_has_used_what_it_had() {
     for piece in [40, 59] {
         server.write_all(&vec![0; piece]).await.unwrap();
         assert_eq!(poll_read(&mut io).await, Poll::Ready(piece));
-        assert_eq!(came(&mut server).await, [], "100 bytes are allowed");
+        assert_eq!(came(&mut server).await, b"", "100 bytes are allowed");
     }
     server.write_all(&[0]).await.unwrap();
     assert!(poll_read(&mut io).await.is_ready());
@@ -88,7 +99,7 @@ async fn an_update_goes_out_when_the_server_falls_silent() {
         server.write_all(b"more").await.unwrap();
         assert_eq!(io.read(&mut bytes).await.unwrap(), 4);
     }
-    assert_eq!(came(&mut server).await, [], "it is not silent");
+    assert_eq!(came(&mut server).await, b"", "it is not silent");
     let began = Instant::now();
     // Nothing but the timer wakes the reader.
     let reader = tokio::spawn(async move { io.read(&mut bytes).await });
@@ -147,5 +158,5 @@ async fn a_shutdown_does_not_send_what_nobody_needs() {
     io.shutdown().await.unwrap();
     let mut rest = Vec::new();
     server.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(rest, []);
+    assert_eq!(rest, b"");
 }

@@ -1,0 +1,99 @@
+//! Endpoints by their weights: what the weighted policies share.
+
+use crate::math::weights::fill;
+use crate::math::{Alias, Rng};
+use crate::policy::{Candidate, PickContext};
+
+/// Draws before the scan, which looks at every endpoint. With half of all weight lost, 1 pick in 2^8
+/// gets that far.
+const DRAWS: usize = 8;
+
+/// The weights of the candidates, a missing one (0) filled in by the mean of the others as in gRFC
+/// A58; `None` if they have nothing to say. See [`fill`].
+pub(super) fn weights(candidates: &[Candidate]) -> Option<Vec<f64>> {
+    let mut all = candidates.iter().map(|c| c.endpoint().weight());
+    let first = all.next()?;
+    // The common case, without an allocation.
+    if all.all(|weight| weight == first) {
+        return None;
+    }
+    let weight = |c: &Candidate| f64::from(c.endpoint().weight());
+    fill(&candidates.iter().map(weight).collect::<Vec<_>>())
+}
+
+/// The same in whole numbers, which can be compared exactly.
+pub(super) fn rounded(weights: &[f64]) -> Box<[u32]> {
+    weights.iter().map(|w| w.round() as u32).collect()
+}
+
+/// The weights of candidates, not all equal, and a table to draw them by.
+#[derive(Debug)]
+pub(super) struct Weighted {
+    alias: Alias,
+    weights: Box<[u32]>,
+}
+
+impl Weighted {
+    /// `None` if the weights have nothing to say.
+    pub(super) fn new(candidates: &[Candidate]) -> Option<Self> {
+        let weights = rounded(&weights(candidates)?);
+        Some(Self {
+            alias: Alias::new(&weights),
+            weights,
+        })
+    }
+
+    /// The weight of the candidate at `index`; at least 1.
+    #[inline]
+    pub(super) fn weight(&self, index: usize) -> u64 {
+        u64::from(self.weights[index])
+    }
+
+    /// The index of a candidate, usable or not.
+    #[inline]
+    pub(super) fn index(&self, rng: &mut Rng) -> usize {
+        // There are at least two candidates, else there would be nothing to compare.
+        self.alias.draw(rng).unwrap_or(0)
+    }
+
+    /// A usable one of the candidates, each in proportion to its weight.
+    #[inline]
+    pub(super) fn draw<'c>(
+        &self,
+        candidates: &'c [Candidate],
+        context: &mut PickContext<'_>,
+    ) -> Option<&'c Candidate> {
+        for _ in 0..DRAWS {
+            let candidate = &candidates[self.index(context.rng())];
+            if context.is_usable(candidate) {
+                return Some(candidate);
+            }
+        }
+        scan(candidates, &self.weights, context)
+    }
+}
+
+/// A usable one of the candidates, each in proportion to its weight, by a look at all of them. No
+/// weights: all are equal.
+#[cold]
+pub(super) fn scan<'c>(
+    candidates: &'c [Candidate],
+    weights: &[u32],
+    context: &mut PickContext<'_>,
+) -> Option<&'c Candidate> {
+    let mut picked = None;
+    let mut total = 0.0;
+    for (index, candidate) in candidates.iter().enumerate() {
+        if !context.is_usable(candidate) {
+            continue;
+        }
+        let weight = f64::from(weights.get(index).copied().unwrap_or(1));
+        total += weight;
+        // Each one takes the place of the one held with the probability of its weight over all so
+        // far: in the end each is held in proportion, with no list of them kept.
+        if context.rng().unit() * total < weight {
+            picked = Some(candidate);
+        }
+    }
+    picked
+}
