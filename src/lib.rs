@@ -32,6 +32,8 @@ pub mod math;
 pub mod observe;
 pub mod outcome;
 pub mod policy;
+#[cfg(feature = "grpc")]
+mod proto;
 pub mod topology;
 
 pub use balance::Balance;

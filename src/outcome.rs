@@ -4,6 +4,12 @@
 //! puts its status into the trailers. A [`Classify`] looks at each part as it comes and says which
 //! [`Outcome`] it was; ejection and load balancing act on that alone.
 
+mod load_report;
+#[cfg(feature = "grpc")]
+mod wire;
+
+pub use load_report::LoadReport;
+
 use std::error::Error as StdError;
 use std::time::Duration;
 
@@ -75,6 +81,13 @@ pub trait Classify<Res, Err>: Send + Sync + 'static {
     fn body_error(&self, error: &(dyn StdError + 'static)) -> Outcome {
         let _ = error;
         Outcome::Failure
+    }
+
+    /// What the server says of its load in the head or the trailers of a response; by default
+    /// nothing. Only asked if the policy has reports measured.
+    fn load_report(&self, headers: &HeaderMap) -> Option<LoadReport> {
+        let _ = headers;
+        None
     }
 }
 

@@ -82,10 +82,13 @@ where
         let end = match &polled {
             Poll::Pending => None,
             Poll::Ready(Some(Ok(frame))) => match frame.trailers_ref() {
-                Some(trailers) => Some(
-                    this.verdict
-                        .unwrap_or_else(|| this.classify.trailers(Some(trailers))),
-                ),
+                Some(trailers) => {
+                    if let Some(claim) = this.claim.as_ref() {
+                        clock::reported(claim, || this.classify.load_report(trailers));
+                    }
+                    let judged = || this.classify.trailers(Some(trailers));
+                    Some(this.verdict.unwrap_or_else(judged))
+                }
                 None => {
                     if let Some(claim) = this.claim.as_mut() {
                         clock::responded(claim);

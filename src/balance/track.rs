@@ -195,6 +195,7 @@ where
             let id = claim.endpoint().clone();
             response.extensions_mut().insert(ChosenEndpoint(id));
         }
+        clock::reported(&claim, || self.classify.load_report(response.headers()));
         let verdict = self.classify.response(&response);
         response.map(|body| TrackedBody::new(body, claim, self.classify.clone(), verdict))
     }

@@ -5,7 +5,7 @@ use http::{HeaderMap, Response, StatusCode};
 use tonic::Code;
 
 use crate::grpc::http2::{AttemptError, is_connection_lost};
-use crate::outcome::{Classify, Outcome};
+use crate::outcome::{Classify, LoadReport, Outcome};
 
 /// Reads the outcome of a call off its gRPC status, which is in the trailers, or in the head of a
 /// response that has nothing else.
@@ -20,6 +20,8 @@ use crate::outcome::{Classify, Outcome};
 ///
 /// An HTTP status other than 200 without a gRPC status is read by gRPC's table of HTTP codes: 4xx
 /// but 408 and 429 are not the endpoint's fault, the rest is.
+///
+/// Load reports are read by [`LoadReport::from_headers`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ByGrpcStatus;
 
@@ -58,6 +60,10 @@ impl<B> Classify<Response<B>, AttemptError> for ByGrpcStatus {
         } else {
             Outcome::Failure
         }
+    }
+
+    fn load_report(&self, headers: &HeaderMap) -> Option<LoadReport> {
+        LoadReport::from_headers(headers)
     }
 }
 

@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use crate::load::ReportRules;
+
 /// What a policy wants measured of each call; by default nothing, and then no clock is read.
 ///
 /// A [`Policy`](crate::policy::Policy) says it once, when the balancer is built.
@@ -8,11 +10,16 @@ use std::time::Duration;
 pub struct Measures {
     /// Latency, into each endpoint's [`PeakEwma`](crate::load::PeakEwma).
     pub latency: Option<LatencyRules>,
+    /// What the servers report of their load, into each endpoint's [`Reports`](crate::load::Reports).
+    pub reports: Option<ReportRules>,
 }
 
 impl Measures {
     /// Nothing.
-    pub const NOTHING: Self = Self { latency: None };
+    pub const NOTHING: Self = Self {
+        latency: None,
+        reports: None,
+    };
 
     /// Latency by these rules.
     #[must_use]
@@ -21,10 +28,17 @@ impl Measures {
         self
     }
 
+    /// The servers' reports by these rules.
+    #[must_use]
+    pub fn with_reports(mut self, rules: ReportRules) -> Self {
+        self.reports = Some(rules);
+        self
+    }
+
     /// Whether the time of each call must be known.
     #[inline]
     pub fn need_clock(&self) -> bool {
-        self.latency.is_some()
+        self.latency.is_some() || self.reports.is_some()
     }
 }
 

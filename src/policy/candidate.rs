@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::{Change, Ejection, Ejections, Entry, Health};
-use crate::load::{InFlight, Measures, PeakEwma};
+use crate::load::{InFlight, Measures, PeakEwma, Reports};
+use crate::math::Moment;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::Outcome;
 use crate::policy::Claim;
@@ -29,6 +30,7 @@ pub struct Subchannel {
     rules: Arc<Ejections>,
     on_change: Option<OnChange>,
     measures: Measures,
+    reports: Reports,
 }
 
 impl Subchannel {
@@ -44,6 +46,7 @@ impl Subchannel {
             rules,
             on_change: None,
             measures: Measures::NOTHING,
+            reports: Reports::new(),
         }
     }
 
@@ -89,6 +92,12 @@ impl Subchannel {
         &self.latency
     }
 
+    /// What its servers reported of their load, if the policy has it [measured](Measures).
+    #[inline]
+    pub fn reports(&self) -> &Reports {
+        &self.reports
+    }
+
     /// What is measured of its calls.
     #[inline]
     pub fn measures(&self) -> &Measures {
@@ -105,6 +114,7 @@ impl Subchannel {
     /// start: the failures in a row are forgotten.
     pub fn connected(&self, connection: u64) {
         self.health.clear_failures();
+        self.reports.restart();
         // A swap and not a store, though nobody reads the old value: it costs no more, and loom does
         // not order a plain store against the compare-exchange of `disconnected`.
         self.connection.swap(connection, Ordering::SeqCst);
@@ -252,6 +262,7 @@ fn slot_number(slot: usize) -> u32 {
 pub struct Candidates {
     all: Arc<[Candidate]>,
     usable: Arc<[Candidate]>,
+    now: Moment,
 }
 
 impl Candidates {
@@ -266,7 +277,23 @@ impl Candidates {
         } else {
             all.iter().filter(|c| usable(c)).cloned().collect()
         };
-        Self { all, usable }
+        Self {
+            all,
+            usable,
+            now: Moment::default(),
+        }
+    }
+
+    /// Sets when the set was made; by default at the origin of the clock.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// When the set was made.
+    pub fn now(&self) -> Moment {
+        self.now
     }
 
     /// Endpoints that are all connected, with ids in the order given: for tests and simulations of a

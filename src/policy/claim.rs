@@ -6,7 +6,7 @@ use crate::endpoint::EndpointId;
 use crate::health::Entry;
 use crate::load::Until;
 use crate::math::Moment;
-use crate::outcome::Outcome;
+use crate::outcome::{LoadReport, Outcome};
 use crate::policy::Subchannel;
 
 /// A call that an endpoint was chosen for. Gives the load back when it ends, in whatever way.
@@ -95,6 +95,20 @@ impl Claim {
         {
             let latency = self.subchannel.latency();
             latency.observe(now.since(start), now, rules.decay.into());
+        }
+    }
+
+    /// Whether [`reported`](Self::reported) wants to hear of the server's load.
+    #[inline]
+    pub fn wants_report(&self) -> bool {
+        // The first alone settles it for most: the second is on another cache line.
+        self.is_timed() && self.subchannel.measures().reports.is_some()
+    }
+
+    /// The response brought a report of the server's load, at `now`.
+    pub fn reported(&self, report: &LoadReport, now: Moment) {
+        if let Some(rules) = &self.subchannel.measures().reports {
+            self.subchannel.reports().report(report, now, rules);
         }
     }
 
@@ -331,6 +345,35 @@ mod tests {
             for judged in [Outcome::Success, Outcome::Failure] {
                 assert_eq!(end == judged, outcome == judged, "{outcome:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_report_is_kept_only_if_the_policy_has_reports_measured() {
+        use crate::load::{LatencyRules, Measures, ReportRules};
+        use crate::policy::Candidates;
+
+        let report = LoadReport::new()
+            .with_in_flight(1)
+            .with_latency(Duration::from_millis(1));
+        for (measures, wanted) in [
+            (Measures::NOTHING.with_reports(ReportRules::default()), true),
+            (
+                Measures::NOTHING.with_latency(LatencyRules::default()),
+                false,
+            ),
+            (Measures::NOTHING, false),
+        ] {
+            let candidates = Candidates::connected_for(["a"], measures);
+            let candidate = &candidates.all()[0];
+            let mut claim = candidate.claim(false).expect("it is usable");
+            if measures.need_clock() {
+                claim.begun(Moment::from_nanos(1));
+            }
+            assert_eq!(claim.wants_report(), wanted, "{measures:?}");
+            claim.reported(&report, Moment::from_nanos(2));
+            let kept = candidate.subchannel().reports().queue().is_some();
+            assert_eq!(kept, wanted, "{measures:?}");
         }
     }
 }
