@@ -13,8 +13,9 @@ use evenkeel::call::RequestInfo;
 use evenkeel::connection::Discovered;
 use evenkeel::math::Rng;
 use evenkeel::policy::{
-    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, PeakEwma, Pick, PickContext,
-    Policy, Random, Rendezvous, RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
+    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
+    PeakEwma, Pick, PickContext, Policy, Random, Rendezvous, RingHash, RoundRobin, WeightedRandom,
+    WeightedRoundRobin,
 };
 use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
@@ -92,6 +93,7 @@ async fn over(policy: impl Policy, weight: fn(usize) -> u32) {
 #[tokio::test]
 async fn round_robin_allocates_nothing() {
     plain(RoundRobin::default()).await;
+    plain(OrcaWeightedRoundRobin::default()).await;
 }
 
 #[tokio::test]

@@ -16,9 +16,9 @@ use evenkeel::call::RequestInfo;
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, PeakEwma, Pick, PickContext,
-    Picker, Policy, Random, Rendezvous, RingHash, RoundRobin, Tried, WeightedRandom,
-    WeightedRoundRobin,
+    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
+    PeakEwma, Pick, PickContext, Picker, Policy, Random, Rendezvous, RingHash, RoundRobin, Tried,
+    WeightedRandom, WeightedRoundRobin,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -45,6 +45,8 @@ fn subjects() -> Vec<Subject> {
     let subject = |policy: Arc<dyn Policy>, shares| Subject { policy, shares };
     vec![
         subject(Arc::new(RoundRobin::default()), Shares::Exact),
+        // Without reports.
+        subject(Arc::new(OrcaWeightedRoundRobin::default()), Shares::Exact),
         subject(Arc::new(LeastRequest::default()), Shares::Even),
         subject(
             Arc::new(LeastRequest::default().with_choices(4).unwrap()),

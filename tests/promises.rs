@@ -14,17 +14,17 @@ use evenkeel::call::{ChosenEndpoint, HashKey, RequestInfo, SourceIp, WaitForRead
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
-use evenkeel::load::InFlight;
+use evenkeel::load::{InFlight, ReportRules, Reports, ServerQueue};
 use evenkeel::math::stride::Sequence;
 use evenkeel::math::{
     Alias, Backoff, MaglevTable, Moment, RendezvousTable, Ring, Rng, StaticStride,
 };
 use evenkeel::observe::{Ejected, EndpointReport, Report};
-use evenkeel::outcome::{ByResult, ByStatusCode, Classify, Outcome};
+use evenkeel::outcome::{ByResult, ByStatusCode, Classify, LoadReport, Outcome};
 use evenkeel::policy::{
     BoundedLoad, Candidate, Candidates, Claim, EndpointHashKey, HashSource, IpHash, LeastRequest,
-    Maglev, PeakEwma, Pick, PickContext, Picker, Policy, Random, Rendezvous, RingHash, RoundRobin,
-    Subchannel, Tried, WeightedRandom, WeightedRoundRobin,
+    Maglev, OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, Picker, Policy, Random,
+    Rendezvous, RingHash, RoundRobin, Subchannel, Tried, WeightedRandom, WeightedRoundRobin,
 };
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
@@ -208,6 +208,13 @@ fn records_and_sets_are_shared_between_threads() {
     copy::<WeightedRandom>();
     ordinary::<WeightedRoundRobin>();
     copy::<WeightedRoundRobin>();
+    ordinary::<OrcaWeightedRoundRobin>();
+    copy::<OrcaWeightedRoundRobin>();
+    ordinary::<LoadReport>();
+    clone::<LoadReport>();
+    ordinary::<Reports>();
+    copy::<ReportRules>();
+    copy::<ServerQueue>();
     ordinary::<PeakEwma>();
     copy::<PeakEwma>();
     copy::<Moment>();

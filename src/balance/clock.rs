@@ -1,22 +1,8 @@
 //! The one place where calls read the time.
 
-use std::sync::OnceLock;
-
-use tokio::time::Instant;
-
-use crate::math::Moment;
+pub(super) use crate::cluster::now;
 use crate::outcome::{LoadReport, Outcome};
 use crate::policy::Claim;
-
-/// The first time that any balancer asked.
-static ORIGIN: OnceLock<Instant> = OnceLock::new();
-
-/// The time, as policies count it. Tokio's clock, so that tests may pause it.
-#[inline]
-pub(super) fn now() -> Moment {
-    let now = Instant::now();
-    Moment::from_origin(now.saturating_duration_since(*ORIGIN.get_or_init(|| now)))
-}
 
 /// Ends a call; reads the time only if the policy wants it.
 #[inline]

@@ -4,7 +4,8 @@
 //! takes everything that has happened before it publishes, so that a burst costs one snapshot. After
 //! a snapshot of a large set it rests as long as that took: it neither reads the source, whose later
 //! states say all that the earlier ones said, nor publishes, and so takes no more than about half of a
-//! processor, however large the set is and however often it changes.
+//! processor, however large the set is and however often it changes. A policy that goes by time has its
+//! picker built anew every so often, though nothing happened.
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -20,6 +21,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::Settings;
+use crate::cluster::clock;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
@@ -124,8 +126,17 @@ impl<C: Connector> Driver<C> {
         let mut began = Instant::now();
         let mut rest_until = began;
         let mut dirty = false;
+        let period = self.policy.refresh().map(|p| p.max(SHORTEST_REST));
+        // A period that no clock reaches is none.
+        let refresh_from = |now: Instant| period.and_then(|period| now.checked_add(period));
+        let mut refresh_at = refresh_from(began);
         loop {
             dirty |= self.cluster.take_dirty();
+            let now = Instant::now();
+            if refresh_at.is_some_and(|due| due <= now) {
+                refresh_at = refresh_from(now);
+                dirty = true;
+            }
             if dirty && rest_until <= Instant::now() {
                 if !self.publish() {
                     return;
@@ -139,7 +150,8 @@ impl<C: Connector> Driver<C> {
             }
             let rests = Instant::now() < rest_until;
             let tick = self.cluster.next_tick();
-            let wake = tick.into_iter().chain(rests.then_some(rest_until)).min();
+            let wakes = [tick, rests.then_some(rest_until), refresh_at];
+            let wake = wakes.into_iter().flatten().min();
             let event = tokio::select! {
                 biased;
                 _ = &mut gone => return,
@@ -295,6 +307,7 @@ impl<C: Connector> Driver<C> {
             details,
             summary,
         } = self.cluster.publish();
+        let candidates = candidates.with_now(clock::now());
         let picker = {
             let current = shared.load();
             self.policy.build(&candidates, Some(&*current.picker))

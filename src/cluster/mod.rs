@@ -16,10 +16,12 @@
 //! ```
 //! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62).
 
+mod clock;
 mod driver;
 mod snapshot;
 mod step;
 
+pub(crate) use clock::now;
 pub(crate) use driver::{Launch, launch};
 pub(crate) use snapshot::{Shared, Snapshot};
 

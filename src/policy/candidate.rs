@@ -4,6 +4,7 @@ use std::sync::Arc;
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::{Change, Ejection, Ejections, Entry, Health};
 use crate::load::{InFlight, Measures, PeakEwma, Reports};
+use crate::math::Moment;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::Outcome;
 use crate::policy::Claim;
@@ -261,6 +262,7 @@ fn slot_number(slot: usize) -> u32 {
 pub struct Candidates {
     all: Arc<[Candidate]>,
     usable: Arc<[Candidate]>,
+    now: Moment,
 }
 
 impl Candidates {
@@ -275,7 +277,23 @@ impl Candidates {
         } else {
             all.iter().filter(|c| usable(c)).cloned().collect()
         };
-        Self { all, usable }
+        Self {
+            all,
+            usable,
+            now: Moment::default(),
+        }
+    }
+
+    /// Sets when the set was made; by default at the origin of the clock.
+    #[must_use]
+    pub fn with_now(mut self, now: Moment) -> Self {
+        self.now = now;
+        self
+    }
+
+    /// When the set was made.
+    pub fn now(&self) -> Moment {
+        self.now
     }
 
     /// Endpoints that are all connected, with ids in the order given: for tests and simulations of a

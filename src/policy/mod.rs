@@ -11,6 +11,7 @@
 //! | [`LeastRequest::full_scan`] | O(n) | a few endpoints, long calls |
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
+//! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
@@ -66,6 +67,7 @@ mod hashing;
 mod ip_hash;
 mod least_request;
 mod maglev;
+mod orca_weighted_round_robin;
 mod peak_ewma;
 mod random;
 mod rendezvous;
@@ -85,6 +87,7 @@ pub use hash_source::HashSource;
 pub use ip_hash::IpHash;
 pub use least_request::LeastRequest;
 pub use maglev::Maglev;
+pub use orca_weighted_round_robin::OrcaWeightedRoundRobin;
 pub use peak_ewma::PeakEwma;
 pub use random::Random;
 pub use rendezvous::Rendezvous;
@@ -96,6 +99,7 @@ pub use weighted_round_robin::WeightedRoundRobin;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::load::Measures;
 
@@ -117,6 +121,13 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// balancer is built; nothing by default, and then calls are not timed.
     fn measures(&self) -> Measures {
         Measures::NOTHING
+    }
+
+    /// How often a picker is to be built anew though its set is the same, for a policy that goes by
+    /// [time](Candidates::now) or by what was measured; by default never. Asked once, when the balancer
+    /// is built. At most a thousand times a second.
+    fn refresh(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -1,0 +1,122 @@
+//! A policy that wants its picker built anew from time to time gets it, whether calls flow or not.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use evenkeel::Balance;
+use evenkeel::math::Moment;
+use evenkeel::policy::{Candidates, Pick, PickContext, Picker, Policy};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tower::{BoxError, service_fn};
+
+/// Tells when each of its pickers was built over a set that is not empty.
+#[derive(Debug)]
+struct Told {
+    refresh: Option<Duration>,
+    asked: Arc<AtomicUsize>,
+    built: mpsc::UnboundedSender<Moment>,
+}
+
+#[derive(Debug)]
+struct First(Candidates);
+
+impl Policy for Told {
+    fn name(&self) -> &'static str {
+        "told"
+    }
+
+    fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
+        if !candidates.usable().is_empty() {
+            // Without a reader the test is over.
+            let _ = self.built.send(candidates.now());
+        }
+        Arc::new(First(candidates.clone()))
+    }
+
+    fn refresh(&self) -> Option<Duration> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.refresh
+    }
+}
+
+impl Picker for First {
+    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
+        let usable = self.0.usable().iter().find(|c| context.is_usable(c));
+        usable.map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+    }
+}
+
+/// The times of the pickers that are built within `time` after the first one, and whether the
+/// driver still builds when the balancer is gone.
+async fn builds(refresh: Option<Duration>, time: Duration) -> Vec<Moment> {
+    let (built, mut times) = mpsc::unbounded_channel();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let policy = Told {
+        refresh,
+        asked: asked.clone(),
+        built,
+    };
+    let service = service_fn(|n: u32| async move { Ok::<_, BoxError>(n) });
+    let balance = Balance::builder()
+        .services([("a", service)])
+        .policy(policy)
+        .build()
+        .expect("the settings are good");
+    let first = timeout(Duration::from_secs(20), times.recv()).await;
+    let mut seen = vec![first.expect("the endpoint connects").expect("it is told")];
+    sleep(time).await;
+    while let Ok(time) = times.try_recv() {
+        seen.push(time);
+    }
+    drop(balance);
+    let end = async { while times.recv().await.is_some() {} };
+    timeout(Duration::from_secs(20), end)
+        .await
+        .expect("without a handle nothing is built any more");
+    assert_eq!(
+        asked.load(Ordering::Relaxed),
+        1,
+        "the period is asked for once"
+    );
+    seen
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_picker_is_built_anew_every_period_and_knows_the_time() {
+    let period = Duration::from_millis(250);
+    let times = builds(Some(period), Duration::from_millis(10_100)).await;
+    assert_eq!(
+        times.len(),
+        41,
+        "the first one, and one every 250 ms of 10.1 s"
+    );
+    for pair in times[1..].windows(2) {
+        let apart = pair[1].since(pair[0]);
+        // Tokio's timers round up to the next millisecond.
+        assert!(
+            apart >= period && apart <= period + Duration::from_millis(2),
+            "{apart:?} is the period"
+        );
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_policy_is_built_anew_that_did_not_ask() {
+    let hour = Duration::from_secs(3_600);
+    for refresh in [None, Some(Duration::MAX)] {
+        let times = builds(refresh, hour).await;
+        assert_eq!(times.len(), 1, "{refresh:?}: the set has not changed");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_period_of_nothing_is_a_millisecond() {
+    let times = builds(Some(Duration::ZERO), Duration::from_millis(100)).await;
+    assert!(
+        (40..=101).contains(&times.len()),
+        "tokio's timers know milliseconds: {}",
+        times.len()
+    );
+}
