@@ -37,6 +37,7 @@ pub mod policy;
 mod proto;
 #[cfg(feature = "grpc")]
 pub mod server;
+pub mod topology;
 
 pub use balance::Balance;
 pub use endpoint::{ConnectivityState, Endpoint, EndpointId};

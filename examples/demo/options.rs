@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum, value_parser};
 use evenkeel::grpc::Builder;
-use evenkeel::policy::{IpHash, LeastRequest, Random, RoundRobin};
+use evenkeel::policy::{
+    HashSource, IpHash, LeastRequest, Maglev, PeakEwma, Random, Rendezvous, RingHash, RoundRobin,
+};
 
 /// Balances real gRPC calls over real servers, breaks the servers, and shows what happens.
 ///
@@ -69,12 +71,20 @@ pub(crate) enum PolicyName {
     LeastRequest,
     /// Of all endpoints, the one with the fewest calls under way
     LeastRequestFull,
+    /// Of two endpoints drawn at random, the one where a call would take less time
+    PeakEwma,
     /// One after the other
     RoundRobin,
     /// Any, each equally likely
     Random,
     /// The same one for each of 1000 callers
     IpHash,
+    /// The same, by the ring of gRPC and Envoy
+    RingHash,
+    /// The same, by Envoy's Maglev table
+    Maglev,
+    /// The same, by the highest random weight
+    Rendezvous,
 }
 
 impl PolicyName {
@@ -83,9 +93,13 @@ impl PolicyName {
         match self {
             Self::LeastRequest => builder.policy(LeastRequest::default()),
             Self::LeastRequestFull => builder.policy(LeastRequest::full_scan()),
+            Self::PeakEwma => builder.policy(PeakEwma::default()),
             Self::RoundRobin => builder.policy(RoundRobin::default()),
             Self::Random => builder.policy(Random::default()),
             Self::IpHash => builder.policy(IpHash::default()),
+            Self::RingHash => builder.policy(RingHash::default().with_sources(by_caller())),
+            Self::Maglev => builder.policy(Maglev::default().with_sources(by_caller())),
+            Self::Rendezvous => builder.policy(Rendezvous::default().with_sources(by_caller())),
         }
     }
 
@@ -99,8 +113,12 @@ impl PolicyName {
     /// How many callers there are.
     fn callers(self) -> Option<u32> {
         match self {
-            Self::LeastRequest | Self::LeastRequestFull | Self::RoundRobin | Self::Random => None,
-            Self::IpHash => Some(1000),
+            Self::LeastRequest
+            | Self::LeastRequestFull
+            | Self::PeakEwma
+            | Self::RoundRobin
+            | Self::Random => None,
+            Self::IpHash | Self::RingHash | Self::Maglev | Self::Rendezvous => Some(1000),
         }
     }
 
@@ -109,6 +127,10 @@ impl PolicyName {
         let value = self.to_possible_value();
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
+}
+
+fn by_caller() -> [HashSource; 1] {
+    [HashSource::source_ip()]
 }
 
 fn uri(text: &str) -> Result<String, String> {

@@ -18,6 +18,7 @@ use crate::health::Ejection;
 use crate::math::Backoff;
 use crate::outcome::ByStatusCode;
 use crate::policy::{LeastRequest, Policy};
+use crate::topology::RandomSubset;
 
 /// Builds a [`Balance`]: where endpoints come from, how to reach them, and by what rules.
 ///
@@ -28,6 +29,7 @@ use crate::policy::{LeastRequest, Policy};
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
+/// | [`subset`](Self::subset) | off | gRFC A68 |
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<C = (), T = Plain> {
     source: Source,
@@ -179,6 +181,12 @@ impl<C, T> Builder<C, T> {
     /// When an endpoint whose calls fail is taken out, and for how long.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.settings.ejection = ejection;
+        self
+    }
+
+    /// Uses a random subset of the endpoints, of this size; by default all of them.
+    pub fn subset(mut self, subset: RandomSubset) -> Self {
+        self.settings.subset = Some(subset);
         self
     }
 

@@ -31,6 +31,7 @@ use crate::error::Error;
 use crate::health::Ejection;
 use crate::load::Measures;
 use crate::math::Backoff;
+use crate::topology::RandomSubset;
 
 /// What the control plane goes by.
 #[derive(Debug, Clone)]
@@ -40,6 +41,8 @@ pub(crate) struct Settings {
     pub(crate) max_concurrent_dials: usize,
     pub(crate) ejection: Ejection,
     pub(crate) seed: u64,
+    /// How many of the endpoints to use; all by default.
+    pub(crate) subset: Option<RandomSubset>,
     /// What the policy wants measured.
     pub(crate) measures: Measures,
 }
@@ -52,6 +55,7 @@ impl Default for Settings {
             max_concurrent_dials: 100,
             ejection: Ejection::default(),
             seed: fastrand::u64(..),
+            subset: None,
             measures: Measures::NOTHING,
         }
     }

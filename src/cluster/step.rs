@@ -250,11 +250,16 @@ impl<S: Clone> Cluster<S> {
         self.discovery_error = None;
         self.dirty = true;
         let rows = std::mem::take(&mut self.rows);
-        let (mut diff, listed) = rows::diff(rows, update.into_endpoints());
+        let mut endpoints = update.into_endpoints();
+        if let Some(subset) = self.settings.subset {
+            // What cannot be used must not take a place.
+            endpoints.retain(is_valid);
+            endpoints = subset.of(endpoints, self.settings.seed);
+        }
+        let (mut diff, listed) = rows::diff(rows, endpoints);
         let mut fresh = Vec::with_capacity(listed.len());
         for Fresh { place, endpoint } in listed {
-            if let Err(error) = endpoint.validate() {
-                warn!(%error, "an endpoint was left out");
+            if !is_valid(&endpoint) {
                 continue;
             }
             let row = match self.keys.get(endpoint.id()).copied() {
@@ -470,6 +475,14 @@ impl<S: Clone> Cluster<S> {
             }
         }
     }
+}
+
+fn is_valid(endpoint: &Endpoint) -> bool {
+    let valid = endpoint.validate();
+    if let Err(error) = &valid {
+        warn!(%error, "an endpoint was left out");
+    }
+    valid.is_ok()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use crate::grpc::tls::Tls;
 use crate::health::Ejection;
 use crate::math::Backoff;
 use crate::policy::Policy;
+use crate::topology::RandomSubset;
 
 const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
 
@@ -114,6 +115,7 @@ impl Sealed for Own {
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
+/// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`timeout`](Self::timeout) | none | gRPC |
 /// | HTTP/2 and TCP | see [`Http2Settings`] | |
 #[must_use = "a builder does nothing until it is built"]
@@ -258,6 +260,11 @@ impl<C> Builder<C> {
     /// When an endpoint whose calls fail is taken out, and for how long.
     pub fn ejection(self, ejection: Ejection) -> Self {
         self.balance(|balance| balance.ejection(ejection))
+    }
+
+    /// Uses a random subset of the endpoints, of this size; by default all of them.
+    pub fn subset(self, subset: RandomSubset) -> Self {
+        self.balance(|balance| balance.subset(subset))
     }
 
     /// Seeds all randomness; default a different seed each time.

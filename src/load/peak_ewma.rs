@@ -10,7 +10,7 @@ use crate::math::atomic::{AtomicU64, Ordering};
 /// one answer, and has to be fast for a while before it is believed again. Between answers the average
 /// decays towards 0 by the same rule, so that an endpoint that nobody calls is tried again.
 ///
-/// The idea is Finagle's *peak EWMA*; the decay is an argument of each call (10 s there and here by
+/// The idea is Finagle's *peak EWMA*; the [`Decay`] is an argument of each call (10 s there and here by
 /// default), since what is kept per endpoint has to stay small: latency and time share one word, so that
 /// reading is one load and observing one compare-exchange, and neither takes a lock. Latencies are kept
 /// to 7 digits and times to 66 µs; of an endpoint that was idle for 78 hours or more, the decay is
@@ -18,16 +18,17 @@ use crate::math::atomic::{AtomicU64, Ordering};
 ///
 /// ```
 /// use std::time::Duration;
-/// use evenkeel::load::PeakEwma;
+/// use evenkeel::load::{Decay, PeakEwma};
 /// use evenkeel::math::Moment;
 ///
-/// let decay = Duration::from_secs(10);
+/// let ten_seconds = Duration::from_secs(10);
+/// let decay = Decay::from(ten_seconds);
 /// let start = Moment::from_nanos(0);
 /// let ewma = PeakEwma::new();
 /// assert_eq!(ewma.seconds(start, decay), None, "nothing is known yet");
 ///
 /// ewma.observe(Duration::from_secs(1), start, decay);
-/// let later = start + decay;
+/// let later = start + ten_seconds;
 /// ewma.observe(Duration::ZERO, later, decay);
 /// let e = std::f32::consts::E;
 /// assert!((ewma.seconds(later, decay).unwrap() - 1.0 / e).abs() < 1e-4);
@@ -42,6 +43,9 @@ pub struct PeakEwma {
 /// The unit of time, in bits of a nanosecond count: 65.5 µs.
 const STAMP_SHIFT: u32 = 16;
 
+/// The part of a decay under which three terms of the exponential are as good as an `f32` is.
+const SHORT: f32 = 1.0 / 128.0;
+
 /// What stands for a latency of 0, so that it is told from nothing observed.
 const LEAST: f32 = 1e-9;
 
@@ -52,7 +56,7 @@ impl PeakEwma {
     }
 
     /// An answer took `latency`; it came at `now`.
-    pub fn observe(&self, latency: Duration, now: Moment, decay: Duration) {
+    pub fn observe(&self, latency: Duration, now: Moment, decay: Decay) {
         let latency = latency.as_secs_f32().max(LEAST);
         let stamp = stamp(now);
         let mut old = self.word.load(Ordering::Relaxed);
@@ -79,9 +83,48 @@ impl PeakEwma {
 
     /// The average in seconds as of `now`, or `None` if nothing was ever observed. Changes nothing.
     #[inline]
-    pub fn seconds(&self, now: Moment, decay: Duration) -> Option<f32> {
+    pub fn seconds(&self, now: Moment, decay: Decay) -> Option<f32> {
         let (average, at) = unpack(self.word.load(Ordering::Relaxed))?;
         Some(average * kept(stamp(now), at, decay))
+    }
+}
+
+/// How fast a [`PeakEwma`] forgets, made ready for use: from the time after which 37 % of an old latency
+/// is left. A time of 0 forgets at once.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use evenkeel::load::Decay;
+/// let decay = Decay::from(Duration::from_secs(10));
+/// # let _ = decay;
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Decay {
+    /// One over the decay's length in steps of a stamp.
+    per_step: f32,
+}
+
+impl From<Duration> for Decay {
+    fn from(time: Duration) -> Self {
+        let step = (1_u32 << STAMP_SHIFT) as f32 * 1e-9;
+        Self {
+            per_step: step / time.as_secs_f32().max(LEAST),
+        }
+    }
+}
+
+impl Decay {
+    /// How much is left after so many steps.
+    #[inline]
+    fn kept(self, steps: u32) -> f32 {
+        let part = steps as f32 * self.per_step;
+        if part < SHORT {
+            // The first terms of the exponential: nearly all reads are this close to the last answer,
+            // and the whole of it costs as much as the rest of a pick.
+            1.0 - part + 0.5 * part * part
+        } else {
+            (-part).exp()
+        }
     }
 }
 
@@ -93,15 +136,13 @@ fn stamp(now: Moment) -> u32 {
 
 /// How much of an average is left: 1 if `now` is not later than `at`.
 #[inline]
-fn kept(now: u32, at: u32, decay: Duration) -> f32 {
+fn kept(now: u32, at: u32, decay: Decay) -> f32 {
     let steps = now.wrapping_sub(at);
     // More than half of the range is a time before.
     if steps == 0 || steps > u32::MAX / 2 {
         return 1.0;
     }
-    let seconds = steps as f32 * (1_u32 << STAMP_SHIFT) as f32 * 1e-9;
-    // No decay at all is no memory.
-    (-seconds / decay.as_secs_f32().max(LEAST)).exp()
+    decay.kept(steps)
 }
 
 #[inline]
@@ -119,23 +160,24 @@ fn unpack(word: u64) -> Option<(f32, u32)> {
 mod tests {
     use super::*;
 
-    const DECAY: Duration = Duration::from_secs(10);
+    const TEN_SECONDS: Duration = Duration::from_secs(10);
 
     fn at(seconds: f64) -> Moment {
         Moment::from_origin(Duration::from_secs_f64(seconds))
     }
 
     fn seconds(ewma: &PeakEwma, now: Moment) -> f32 {
-        ewma.seconds(now, DECAY).expect("something was observed")
+        ewma.seconds(now, TEN_SECONDS.into())
+            .expect("something was observed")
     }
 
     #[test]
     fn a_rise_counts_at_once_and_a_fall_by_its_age() {
         let ewma = PeakEwma::new();
-        ewma.observe(Duration::from_millis(10), at(1.0), DECAY);
-        ewma.observe(Duration::from_millis(500), at(1.0), DECAY);
+        ewma.observe(Duration::from_millis(10), at(1.0), TEN_SECONDS.into());
+        ewma.observe(Duration::from_millis(500), at(1.0), TEN_SECONDS.into());
         assert!((seconds(&ewma, at(1.0)) - 0.5).abs() < 1e-6, "the peak");
-        ewma.observe(Duration::from_millis(10), at(11.0), DECAY);
+        ewma.observe(Duration::from_millis(10), at(11.0), TEN_SECONDS.into());
         let expected = 0.01 + 0.49 * (-1.0_f32).exp();
         assert!((seconds(&ewma, at(11.0)) - expected).abs() < 1e-5);
     }
@@ -143,7 +185,7 @@ mod tests {
     #[test]
     fn reading_decays_and_changes_nothing() {
         let ewma = PeakEwma::new();
-        ewma.observe(Duration::from_secs(1), at(0.0), DECAY);
+        ewma.observe(Duration::from_secs(1), at(0.0), TEN_SECONDS.into());
         for _ in 0..3 {
             let read = seconds(&ewma, at(10.0));
             assert!((read - (-1.0_f32).exp()).abs() < 1e-5, "{read}");
@@ -157,8 +199,8 @@ mod tests {
     #[test]
     fn a_moment_before_the_last_one_is_taken_as_the_same() {
         let ewma = PeakEwma::new();
-        ewma.observe(Duration::from_secs(1), at(5.0), DECAY);
-        ewma.observe(Duration::from_millis(1), at(1.0), DECAY);
+        ewma.observe(Duration::from_secs(1), at(5.0), TEN_SECONDS.into());
+        ewma.observe(Duration::from_millis(1), at(1.0), TEN_SECONDS.into());
         assert!((seconds(&ewma, at(5.0)) - 1.0).abs() < 1e-6);
         assert!((seconds(&ewma, at(4.0)) - 1.0).abs() < 1e-6);
     }
@@ -166,19 +208,36 @@ mod tests {
     #[test]
     fn zero_and_huge_are_values_like_others() {
         let ewma = PeakEwma::new();
-        ewma.observe(Duration::ZERO, at(0.0), Duration::ZERO);
+        ewma.observe(Duration::ZERO, at(0.0), Duration::ZERO.into());
         assert!(seconds(&ewma, at(0.0)) < 1e-8, "observed, and nothing");
-        ewma.observe(Duration::MAX, at(1.0), Duration::MAX);
+        ewma.observe(Duration::MAX, at(1.0), Duration::MAX.into());
         assert!(seconds(&ewma, at(2.0)).is_finite());
+    }
+
+    #[test]
+    fn the_short_way_and_the_long_way_agree() {
+        let decay = Decay::from(TEN_SECONDS);
+        for steps in (0..200_000).step_by(37) {
+            let exact = (-f64::from(steps as f32) * f64::from(decay.per_step)).exp();
+            let kept = f64::from(decay.kept(steps));
+            assert!(
+                (kept - exact).abs() < 2e-7,
+                "{steps} steps: {kept}, not {exact}"
+            );
+        }
     }
 
     #[test]
     fn many_small_steps_come_to_the_same_as_few() {
         // 1 kHz of answers at 10 ms after a peak of 1 s: after 10 s, e^-1 of the rise is left.
         let ewma = PeakEwma::new();
-        ewma.observe(Duration::from_secs(1), at(0.0), DECAY);
+        ewma.observe(Duration::from_secs(1), at(0.0), TEN_SECONDS.into());
         for ms in 1..=10_000 {
-            ewma.observe(Duration::from_millis(10), at(f64::from(ms) / 1e3), DECAY);
+            ewma.observe(
+                Duration::from_millis(10),
+                at(f64::from(ms) / 1e3),
+                TEN_SECONDS.into(),
+            );
         }
         let expected = 0.01 + 0.99 * (-1.0_f32).exp();
         assert!((seconds(&ewma, at(10.0)) - expected).abs() < 2e-3);

@@ -94,7 +94,7 @@ impl Claim {
             && let Some(start) = self.timing.take_unrecorded()
         {
             let latency = self.subchannel.latency();
-            latency.observe(now.since(start), now, rules.decay);
+            latency.observe(now.since(start), now, rules.decay.into());
         }
     }
 
@@ -134,12 +134,12 @@ impl Claim {
                     _ => Duration::ZERO,
                 };
                 let slow = now.since(start).max(rules.error_penalty).max(asked);
-                latency.observe(slow, now, rules.decay);
+                latency.observe(slow, now, rules.decay.into());
             }
         } else if outcome == Outcome::Success
             && let Some(start) = self.timing.take_unrecorded()
         {
-            latency.observe(now.since(start), now, rules.decay);
+            latency.observe(now.since(start), now, rules.decay.into());
         }
     }
 

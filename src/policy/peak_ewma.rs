@@ -2,7 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::load::{LatencyRules, Measures, Until};
+use crate::load::{Decay, LatencyRules, Measures, Until};
 use crate::policy::draw::draw;
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
@@ -23,7 +23,7 @@ const UNKNOWN: f32 = 1e6;
 ///
 /// | | |
 /// |---|---|
-/// | pick | O(1): two random numbers, two endpoints' records read, two exponentials |
+/// | pick | O(1): two random numbers, two endpoints' records read |
 /// | call | two looks at the clock, one compare-exchange |
 /// | build | O(1) |
 /// | memory | 8 bytes an endpoint |
@@ -94,7 +94,7 @@ impl Policy for PeakEwma {
     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
         Arc::new(PeakEwmaPicker {
             candidates: candidates.clone(),
-            decay: self.rules.decay,
+            decay: self.rules.decay.into(),
         })
     }
 
@@ -106,7 +106,7 @@ impl Policy for PeakEwma {
 #[derive(Debug)]
 struct PeakEwmaPicker {
     candidates: Candidates,
-    decay: Duration,
+    decay: Decay,
 }
 
 impl Picker for PeakEwmaPicker {
@@ -271,7 +271,7 @@ mod tests {
         let pair = Pair::new(PeakEwma::default());
         pair.call(0, 0, 1, Outcome::Ignored);
         let latency = pair.candidates.all()[0].subchannel().latency();
-        assert_eq!(latency.seconds(ms(1), Duration::from_secs(10)), None);
+        assert_eq!(latency.seconds(ms(1), Duration::from_secs(10).into()), None);
     }
 
     #[test]

@@ -7,13 +7,16 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use evenkeel::balance::Http;
 use evenkeel::call::ChosenEndpoint;
+use evenkeel::discovery::Handle;
 use evenkeel::outcome::ByStatusCode;
+use evenkeel::topology::RandomSubset;
 use evenkeel::{Balance, ConnectivityState, Endpoint};
 use http::{Request, Response};
 use http_body_util::Empty;
 use tower::limit::ConcurrencyLimitLayer;
 use tower::{BoxError, Layer, ServiceBuilder, ServiceExt, service_fn};
 
+use crate::builder;
 use crate::world::*;
 
 #[tokio::test(start_paused = true)]
@@ -92,7 +95,7 @@ async fn a_service_that_makes_services_is_a_connector() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_layering_starts_a_balancer_of_its_own() {
+async fn each_layering_starts_abalancer_of_its_own() {
     let made = Arc::new(AtomicUsize::new(0));
     let layer = Balance::builder().endpoints(["a", "b"]).layer().unwrap();
     let first = layer.layer(make(made.clone()));
@@ -114,4 +117,43 @@ async fn each_layering_starts_a_balancer_of_its_own() {
     within("the other one lives on", second.oneshot(7))
         .await
         .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_subset_only_its_endpoints_are_dialled_and_one_that_leaves_is_replaced() {
+    let world = World::new();
+    let names = ["a", "b", "c", "d", "e"];
+    let servers = world.servers(names);
+    let (handle, updates) = Handle::new(names).unwrap();
+    let balance = builder!(world)
+        .discovery(updates)
+        .subset(RandomSubset::new(2).unwrap())
+        .build()
+        .unwrap();
+    let used = || -> Vec<&str> {
+        let report = balance.report();
+        names
+            .into_iter()
+            .filter(|name| report.endpoints.iter().any(|e| e.id.as_str() == *name))
+            .collect()
+    };
+    connected(&balance, 2).await;
+    let first = used();
+    assert_eq!(first.len(), 2, "as many as were asked for");
+    for (name, server) in names.iter().zip(&servers) {
+        let dials = usize::from(first.contains(name));
+        assert_eq!(
+            server.dials().len(),
+            dials,
+            "{name} is dialled if it is used"
+        );
+    }
+    assert!(handle.remove(first[0]));
+    settle().await;
+    connected(&balance, 2).await;
+    let second = used();
+    assert_eq!(second.len(), 2, "another one takes the place");
+    assert!(second.contains(&first[1]), "and the one that stayed stays");
+    let kept = servers[names.iter().position(|n| *n == first[1]).unwrap()].dials();
+    assert_eq!(kept.len(), 1, "with its connection");
 }
