@@ -5,6 +5,7 @@
 //! - With any other tower service: [`Balance`].
 //! - Where endpoints come from: [`discovery`]; how they become services: [`connection`].
 //! - Which endpoint takes a call: [`policy`]; which may not: [`health`].
+//! - How servers tell their load: `server` (feature `grpc`).
 //!
 //! The control plane, one task for each balancer, dials, watches and ejects, and publishes an
 //! immutable snapshot. A call reads that, picks, and takes no lock and no allocation on its way to
@@ -34,6 +35,8 @@ pub mod outcome;
 pub mod policy;
 #[cfg(feature = "grpc")]
 mod proto;
+#[cfg(feature = "grpc")]
+pub mod server;
 pub mod topology;
 
 pub use balance::Balance;

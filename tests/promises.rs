@@ -14,7 +14,7 @@ use evenkeel::call::{ChosenEndpoint, HashKey, RequestInfo, SourceIp, WaitForRead
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
-use evenkeel::load::{InFlight, ReportRules, Reports, ServerQueue};
+use evenkeel::load::{InFlight, LatencyEstimate, Rate, ReportRules, Reports, ServerQueue};
 use evenkeel::math::stride::Sequence;
 use evenkeel::math::{
     Alias, Backoff, MaglevTable, Moment, RendezvousTable, Ring, Rng, StaticStride,
@@ -213,6 +213,10 @@ fn records_and_sets_are_shared_between_threads() {
     ordinary::<LoadReport>();
     clone::<LoadReport>();
     ordinary::<Reports>();
+    ordinary::<LatencyEstimate>();
+    clone::<LatencyEstimate>();
+    ordinary::<Rate>();
+    clone::<Rate>();
     copy::<ReportRules>();
     copy::<ServerQueue>();
     ordinary::<PeakEwma>();
@@ -238,6 +242,24 @@ fn policies_that_hash_can_be_cloned_and_their_settings_too() {
     ordinary::<MaglevTable>();
     ordinary::<RendezvousTable>();
     ordinary::<Ring>();
+}
+
+#[cfg(feature = "grpc")]
+#[test]
+fn what_servers_add_can_be_shared_and_stored() {
+    use evenkeel::server::{
+        CallReport, LoadReportLayer, LoadReporter, LoadReporting, ReportingBody,
+    };
+    ordinary::<LoadReportLayer>();
+    clone::<LoadReportLayer>();
+    ordinary::<LoadReporter>();
+    clone::<LoadReporter>();
+    ordinary::<CallReport>();
+    clone::<CallReport>();
+    ordinary::<LoadReporting<Plainest>>();
+    clone::<LoadReporting<Plainest>>();
+    ordinary::<ReportingBody<Full<Bytes>>>();
+    ordinary::<evenkeel::server::ResponseFuture<Ready<()>>>();
 }
 
 /// A claim that could be cloned would give its load back twice.

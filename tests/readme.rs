@@ -43,6 +43,15 @@ async fn the_second_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[test]
+fn the_server_snippet() {
+    // [snippet
+    let layer = evenkeel::server::LoadReportLayer::new();
+    let server = tonic::transport::Server::builder().layer(layer);
+    // snippet]
+    let _ = server;
+}
+
 #[tokio::test]
 async fn the_tower_snippet() -> Result<(), BoxError> {
     // [snippet
@@ -77,5 +86,5 @@ fn the_readme_has_them_word_for_word() {
         );
         snippets += 1;
     }
-    assert_eq!(snippets, 3, "every snippet of the README is tried here");
+    assert_eq!(snippets, 4, "every snippet of the README is tried here");
 }

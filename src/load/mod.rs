@@ -1,13 +1,17 @@
 //! How busy an endpoint is, and how fast, as seen from here and by its own word.
 
 mod in_flight;
+mod latency_estimate;
 mod measures;
 mod peak_ewma;
+mod rate;
 mod report_rules;
 mod reports;
 
 pub use in_flight::InFlight;
+pub use latency_estimate::LatencyEstimate;
 pub use measures::{LatencyRules, Measures, Until};
 pub use peak_ewma::{Decay, PeakEwma};
+pub use rate::Rate;
 pub use report_rules::ReportRules;
 pub use reports::{Reports, ServerQueue};

@@ -108,6 +108,39 @@ impl LoadReport {
         self
     }
 
+    /// What this report says, and where it says nothing, what `other` says.
+    #[must_use]
+    pub fn or(mut self, other: &Self) -> Self {
+        for (mine, theirs) in [
+            (&mut self.cpu_utilization, other.cpu_utilization),
+            (&mut self.memory_utilization, other.memory_utilization),
+            (
+                &mut self.application_utilization,
+                other.application_utilization,
+            ),
+            (&mut self.qps, other.qps),
+            (&mut self.eps, other.eps),
+        ] {
+            if *mine == 0.0 {
+                *mine = theirs;
+            }
+        }
+        for (mine, theirs) in [
+            (&mut self.request_costs, &other.request_costs),
+            (&mut self.utilizations, &other.utilizations),
+            (&mut self.named_metrics, &other.named_metrics),
+        ] {
+            for (name, value) in theirs {
+                if !mine.contains_key(name) {
+                    mine.insert(name.clone(), *value);
+                }
+            }
+        }
+        self.in_flight = self.in_flight.or(other.in_flight);
+        self.latency = self.latency.or(other.latency);
+        self
+    }
+
     /// The share of the processors in use; 0 if not reported.
     pub fn cpu_utilization(&self) -> f64 {
         self.cpu_utilization
@@ -282,6 +315,29 @@ mod tests {
         assert_eq!(report.utilization(&[]), 0.2, "nobody asked for them");
         let report = report.with_application_utilization(0.05);
         assert_eq!(report.utilization(&names), 0.05, "the application's word");
+    }
+
+    #[test]
+    fn one_report_fills_the_gaps_of_another() {
+        let filled = LoadReport::new()
+            .with_qps(1.0)
+            .with_named_metric("a", 1.0)
+            .with_latency(Duration::from_millis(1))
+            .or(&LoadReport::new()
+                .with_qps(2.0)
+                .with_eps(2.0)
+                .with_named_metric("a", 2.0)
+                .with_named_metric("b", 2.0)
+                .with_latency(Duration::from_millis(2))
+                .with_in_flight(2));
+        let expected = LoadReport::new()
+            .with_qps(1.0)
+            .with_eps(2.0)
+            .with_named_metric("a", 1.0)
+            .with_named_metric("b", 2.0)
+            .with_latency(Duration::from_millis(1))
+            .with_in_flight(2);
+        assert_eq!(filled, expected);
     }
 
     #[test]

@@ -72,7 +72,7 @@ const SCALE: f64 = 1e6;
 /// }
 /// let picker = policy.build(&candidates, None);
 /// let mut rng = Rng::new(7);
-/// let mut calls = [0; 2];
+/// let mut calls = [0_u32; 2];
 /// for _ in 0..1_000 {
 ///     if let Pick::Endpoint(slot) = picker.pick(&mut PickContext::new(&mut rng)) {
 ///         calls[slot] += 1;
