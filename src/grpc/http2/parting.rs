@@ -23,9 +23,11 @@ use super::frames::FrameHeaders;
 use super::io::Refusing;
 use super::unwritten::Unwritten;
 
-/// How long nothing must come before the server is taken to wait for an update. Longer than the gaps
-/// within a response mostly are; a long download may lose so much for each of its windows.
-const SILENCE: Duration = Duration::from_millis(20);
+/// How long nothing must come before the server is taken to wait for an update. A server that is
+/// busy is silent too, and may say all it has and close without a look at what came meanwhile; so
+/// this is longer than it is busy mostly. A download that is read late may lose so much for each of
+/// its windows.
+const SILENCE: Duration = Duration::from_millis(100);
 
 /// h2 renews a window when a third of it is used: the server then has twice as much left.
 const LEFT_PER_INCREMENT: usize = 2;

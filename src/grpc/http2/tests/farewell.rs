@@ -104,10 +104,10 @@ const FRAME_LEN: usize = 16 * 1024;
 const WINDOW: usize = 2 << 20;
 
 /// Past a gap in a response, short of a server that waits.
-const MOMENT: Duration = Duration::from_millis(15);
+const MOMENT: Duration = Duration::from_millis(90);
 
 /// By when a server that waits for it gets its window.
-const SILENCE: Duration = Duration::from_millis(20);
+const SILENCE: Duration = Duration::from_millis(100);
 
 #[tokio::test(start_paused = true)]
 async fn a_server_that_may_have_said_all_gets_no_window_update() {
