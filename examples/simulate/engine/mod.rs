@@ -1,0 +1,24 @@
+//! A discrete-event simulation of clients, servers and the network between them.
+//!
+//! Clients balance with the crate's own code through its public API: [`client`] is the only place that
+//! touches it. Everything else is the world around it, in virtual time and from one seed.
+//!
+//! - [`queue`], [`slab`], [`draw`]: events, numbered places, random numbers;
+//! - [`server`]: processor sharing; [`gauge`]: what is true of a server;
+//! - [`client`]: a policy with its candidates, ejections and connections;
+//! - [`world`]: all of it; `calls`: calls on their way; `script`: what happens to servers meanwhile;
+//! - `loads`, [`tally`]: loads, latencies, errors.
+
+mod calls;
+pub mod client;
+pub mod draw;
+pub mod gauge;
+mod loads;
+pub mod queue;
+mod script;
+pub mod server;
+pub mod slab;
+pub mod tally;
+pub mod world;
+
+pub use world::simulate;

@@ -1,0 +1,94 @@
+//! Who takes part: the policies of the crate by name, and rules of the literature to compare them with.
+//!
+//! A new policy is one line in [`ALL`].
+
+mod limits;
+mod yarp;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use evenkeel::policy::{
+    BoundedLoad, Candidate, Candidates, LeastRequest, Maglev, PeakEwma, Policy, Random, Rendezvous,
+    RingHash, RoundRobin,
+};
+
+use crate::engine::gauge::Gauge;
+
+/// One way to balance.
+pub struct Rule {
+    /// What `--policy` and the rows call it.
+    pub name: &'static str,
+    /// A line for people.
+    pub about: &'static str,
+    /// Whether it takes part when no policy is named.
+    pub standard: bool,
+    /// A new one, for one client.
+    pub make: fn() -> Contestant,
+}
+
+/// A policy as one client has it.
+#[derive(Debug)]
+pub struct Contestant {
+    /// The policy.
+    pub policy: Arc<dyn Policy>,
+    /// Whether it asks the servers now and then.
+    pub poll: Option<Poll>,
+}
+
+/// A policy that asks all servers from time to time.
+pub struct Poll {
+    /// How often.
+    pub every: Duration,
+    /// Asks them.
+    pub ask: Box<dyn Fn(&Candidates)>,
+}
+
+impl Contestant {
+    fn of(policy: impl Policy) -> Self {
+        Self {
+            policy: Arc::new(policy),
+            poll: None,
+        }
+    }
+}
+
+impl fmt::Debug for Poll {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Poll")
+            .field("every", &self.every)
+            .finish_non_exhaustive()
+    }
+}
+
+/// All there are.
+#[rustfmt::skip]
+pub const ALL: &[Rule] = &[
+    Rule { name: "round_robin", standard: true, about: "one after the other", make: || Contestant::of(RoundRobin::default()) },
+    Rule { name: "random", standard: true, about: "any", make: || Contestant::of(Random::default()) },
+    Rule { name: "least_request", standard: true, about: "fewer calls of this client, of two", make: || Contestant::of(LeastRequest::default()) },
+    Rule { name: "least_request_full", standard: true, about: "fewest calls of this client, of all", make: || Contestant::of(LeastRequest::full_scan()) },
+    Rule { name: "peak_ewma", standard: true, about: "least latency times calls, of two", make: || Contestant::of(PeakEwma::default()) },
+    Rule { name: "ring_hash", standard: false, about: "by a random key", make: || Contestant::of(RingHash::default()) },
+    Rule { name: "maglev", standard: false, about: "by a random key", make: || Contestant::of(Maglev::default()) },
+    Rule { name: "maglev_bounded", standard: false, about: "by a random key, at most 1.25 times its share", make: || Contestant::of(Maglev::default().with_bounded_load(BoundedLoad::default())) },
+    Rule { name: "rendezvous", standard: false, about: "by a random key", make: || Contestant::of(Rendezvous::default()) },
+    Rule { name: "yarp", standard: true, about: "fewer calls at the server as of the last poll (500 ms), of two", make: yarp::contestant },
+    Rule { name: "shortest_queue", standard: true, about: "limit: fewest calls of all clients, as of now, of all", make: || Contestant::of(limits::ShortestQueue) },
+    Rule { name: "omniscient", standard: true, about: "limit: as that, and knows each server's cores, speed and faults", make: || Contestant::of(limits::Omniscient) },
+];
+
+/// What is true of each of `candidates`, in their order.
+fn gauges(candidates: &[Candidate]) -> Vec<Gauge> {
+    let gauge = |candidate: &Candidate| candidate.endpoint().get().cloned();
+    candidates
+        .iter()
+        .map(|candidate| gauge(candidate).unwrap_or_default())
+        .collect()
+}
+
+/// The rule of this name.
+pub fn named(name: &str) -> Option<&'static Rule> {
+    ALL.iter().find(|rule| rule.name == name)
+}
