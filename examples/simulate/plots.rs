@@ -38,6 +38,8 @@ pub(crate) fn latencies(title: &str, summaries: &[&Summary]) -> Result<String, S
                 let name = QUANTILES.get(x.round() as usize).filter(|_| whole);
                 name.map_or(String::new(), |name| (*name).to_owned())
             })
+            .y_labels(20)
+            .y_label_formatter(&|ms: &f64| format!("{}", (ms * 1e3).round() / 1e3))
             .y_desc("ms")
             .draw()?;
         for (number, (summary, line)) in summaries.iter().zip(&lines).enumerate() {
