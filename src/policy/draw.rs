@@ -6,6 +6,35 @@ use crate::policy::{Candidate, PickContext};
 /// the run; with half of the set lost, 1 pick in 2^8 gets that far.
 const DRAWS: usize = 8;
 
+/// Of two different ones, drawn at random, the one that can be used and is `better` than the other.
+#[inline]
+pub(super) fn better_of_two<'c>(
+    candidates: &'c [Candidate],
+    context: &mut PickContext<'_>,
+    better: impl FnOnce(&Candidate, &Candidate) -> bool,
+) -> Option<&'c Candidate> {
+    let (a, b) = context.rng().two_below(candidates.len())?;
+    let (a, b) = (&candidates[a], &candidates[b]);
+    // (a, b) is as likely as (b, a), so a tie that goes to the first one is at random.
+    better_of(a, b, context, || better(b, a))
+}
+
+/// Of two, the one that can be used; of two that can, `b` if it is better.
+#[inline]
+pub(super) fn better_of<'c>(
+    a: &'c Candidate,
+    b: &'c Candidate,
+    context: &PickContext<'_>,
+    b_is_better: impl FnOnce() -> bool,
+) -> Option<&'c Candidate> {
+    match (context.is_usable(a), context.is_usable(b)) {
+        (true, true) if b_is_better() => Some(b),
+        (true, _) => Some(a),
+        (false, true) => Some(b),
+        (false, false) => None,
+    }
+}
+
 /// A usable one of `candidates`, each equally likely as long as most are usable.
 #[inline]
 pub(super) fn draw<'c>(

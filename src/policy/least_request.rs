@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::policy::draw::draw;
+use crate::policy::draw::{better_of, better_of_two, draw};
 use crate::policy::weighted::Weighted;
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
@@ -171,18 +171,13 @@ impl Picker for LeastRequestPicker {
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
         let usable = &**self.candidates.usable();
         let n = usable.len();
+        let any = |context: &mut PickContext<'_>| context.rng().below(n);
         let best = match (self.settings.choices, self.settings.replacement) {
-            (Choices::Two, false) => best_of_two(usable, context),
-            (Choices::Two, true) => {
-                best_of(2, usable, context, |_| 1, |context| context.rng().below(n))
+            (Choices::Two, false) => {
+                better_of_two(usable, context, |a, b| a.in_flight() < b.in_flight())
             }
-            (Choices::Some(count), true) => best_of(
-                count,
-                usable,
-                context,
-                |_| 1,
-                |context| context.rng().below(n),
-            ),
+            (Choices::Two, true) => best_of(2, usable, context, |_| 1, any),
+            (Choices::Some(count), true) => best_of(count, usable, context, |_| 1, any),
             (Choices::Some(count), false) if count < n => {
                 let mut drawn = Drawn::default();
                 best_of(
@@ -242,22 +237,6 @@ impl Picker for WeightedPicker {
     }
 }
 
-#[inline]
-fn best_of_two<'c>(
-    candidates: &'c [Candidate],
-    context: &mut PickContext<'_>,
-) -> Option<&'c Candidate> {
-    let (a, b) = context.rng().two_below(candidates.len())?;
-    let (a, b) = (&candidates[a], &candidates[b]);
-    match (context.is_usable(a), context.is_usable(b)) {
-        // (a, b) is as likely as (b, a), so a tie that goes to the first one is at random.
-        (true, true) if b.in_flight() < a.in_flight() => Some(b),
-        (true, _) => Some(a),
-        (false, true) => Some(b),
-        (false, false) => None,
-    }
-}
-
 /// Calls under way on an endpoint, and its weight.
 type Scale = (u32, u64);
 
@@ -281,15 +260,9 @@ fn best_of_two_weighted<'c>(
         b += usize::from(b >= a);
     }
     let scale = |index: usize| (candidates[index].in_flight(), weighted.weight(index));
-    match (
-        context.is_usable(&candidates[a]),
-        context.is_usable(&candidates[b]),
-    ) {
-        (true, true) if is_idler(scale(b), scale(a)) => Some(&candidates[b]),
-        (true, _) => Some(&candidates[a]),
-        (false, true) => Some(&candidates[b]),
-        (false, false) => None,
-    }
+    better_of(&candidates[a], &candidates[b], context, || {
+        is_idler(scale(b), scale(a))
+    })
 }
 
 /// The best of `count` draws.

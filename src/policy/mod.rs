@@ -64,6 +64,7 @@ mod endpoint_key;
 mod forwarded;
 mod hash_source;
 mod hashing;
+mod in_turn;
 mod ip_hash;
 mod least_request;
 mod maglev;
@@ -73,6 +74,8 @@ mod random;
 mod rendezvous;
 mod ring_hash;
 mod round_robin;
+#[cfg(test)]
+mod testing;
 mod weighted;
 mod weighted_random;
 mod weighted_round_robin;

@@ -3,17 +3,13 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::load::{Measures, ReportRules};
-use crate::math::stride::{Sequence, StaticStride};
 use crate::math::weights::fill;
 use crate::outcome::LoadReport;
-use crate::policy::weighted::{rounded, scan};
-use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
+use crate::policy::in_turn::InTurn;
+use crate::policy::{Candidates, Picker, Policy};
 
 /// The least time between two looks at the weights, as in gRFC A58.
 const LEAST_UPDATE_PERIOD: Duration = Duration::from_millis(100);
-
-/// What the greatest weight is scaled to where weights are compared in whole numbers.
-const SCALE: f64 = 1e6;
 
 /// One endpoint after the other, each as often as its servers' reports say: gRPC's
 /// `weighted_round_robin` (gRFC A58).
@@ -168,26 +164,12 @@ impl Policy for OrcaWeightedRoundRobin {
     }
 
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        let sequence = previous
-            .and_then(|picker| picker.downcast_ref::<OrcaPicker>())
-            .map(|picker| picker.sequence.clone())
-            .unwrap_or_default();
-        let usable = candidates.usable();
-        let reported = usable.iter().map(|candidate| {
+        let reported = candidates.usable().iter().map(|candidate| {
             let reports = candidate.subchannel().reports();
             let weight = reports.weight(candidates.now(), self.blackout, &self.rules);
             weight.unwrap_or_default()
         });
-        let (stride, weights) = match fill(&reported.collect::<Vec<_>>()) {
-            Some(weights) => (StaticStride::new(&weights), scaled(&weights)),
-            None => (StaticStride::equal(usable.len()), Box::default()),
-        };
-        Arc::new(OrcaPicker {
-            candidates: candidates.clone(),
-            stride,
-            weights,
-            sequence,
-        })
+        InTurn::build(candidates, fill(&reported.collect::<Vec<_>>()), previous)
     }
 
     fn measures(&self) -> Measures {
@@ -196,41 +178,6 @@ impl Policy for OrcaWeightedRoundRobin {
 
     fn refresh(&self) -> Option<Duration> {
         Some(self.update_period)
-    }
-}
-
-/// The weights in whole numbers from 1 on.
-fn scaled(weights: &[f64]) -> Box<[u32]> {
-    let greatest = weights.iter().copied().fold(0.0, f64::max);
-    let scaled = weights.iter().map(|w| (w / greatest * SCALE).max(1.0));
-    rounded(&scaled.collect::<Vec<_>>())
-}
-
-#[derive(Debug)]
-struct OrcaPicker {
-    candidates: Candidates,
-    stride: StaticStride,
-    /// Empty: all are equal.
-    weights: Box<[u32]>,
-    sequence: Arc<Sequence>,
-}
-
-impl Picker for OrcaPicker {
-    #[inline]
-    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        let usable = &**self.candidates.usable();
-        // As many as there are, and not a few: what one call passes over, the next ones need not.
-        for _ in 0..usable.len() {
-            // Within 2^32, so that the sum of all ticks stays far from the end of 64 bits.
-            let start = || context.rng().next_u64() >> 32;
-            let Some(index) = self.stride.next(&self.sequence, start) else {
-                break;
-            };
-            if context.is_usable(&usable[index]) {
-                return Pick::Endpoint(usable[index].slot());
-            }
-        }
-        scan(usable, &self.weights, context).map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }
 

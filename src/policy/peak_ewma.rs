@@ -3,7 +3,8 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::load::{Decay, LatencyRules, Measures, Until};
-use crate::policy::draw::draw;
+use crate::math::Moment;
+use crate::policy::draw::{better_of_two, draw};
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
 /// What an endpoint costs that has calls under way and has answered none yet, in seconds: more than any
@@ -113,39 +114,21 @@ impl Picker for PeakEwmaPicker {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
         let usable = &**self.candidates.usable();
-        self.best_of_two(usable, context)
-            .or_else(|| draw(usable, context))
-            .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+        let now = context.now();
+        better_of_two(usable, context, |a, b| {
+            self.cost(a, now) < self.cost(b, now)
+        })
+        .or_else(|| draw(usable, context))
+        .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }
 
 impl PeakEwmaPicker {
-    #[inline]
-    fn best_of_two<'c>(
-        &self,
-        candidates: &'c [Candidate],
-        context: &mut PickContext<'_>,
-    ) -> Option<&'c Candidate> {
-        let (a, b) = context.rng().two_below(candidates.len())?;
-        let (a, b) = (&candidates[a], &candidates[b]);
-        match (context.is_usable(a), context.is_usable(b)) {
-            // (a, b) is as likely as (b, a), so a tie that goes to the first one is at random.
-            (true, true) if self.cost(b, context) < self.cost(a, context) => Some(b),
-            (true, _) => Some(a),
-            (false, true) => Some(b),
-            (false, false) => None,
-        }
-    }
-
     /// What one more call would cost there.
     #[inline]
-    fn cost(&self, candidate: &Candidate, context: &PickContext<'_>) -> f32 {
+    fn cost(&self, candidate: &Candidate, now: Moment) -> f32 {
         let in_flight = candidate.in_flight() as f32;
-        match candidate
-            .subchannel()
-            .latency()
-            .seconds(context.now(), self.decay)
-        {
+        match candidate.subchannel().latency().seconds(now, self.decay) {
             Some(latency) => latency * (in_flight + 1.0),
             None => UNKNOWN * in_flight,
         }
@@ -155,7 +138,7 @@ impl PeakEwmaPicker {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::math::{Moment, Rng};
+    use crate::math::Rng;
     use crate::outcome::Outcome;
 
     fn ms(ms: u64) -> Moment {

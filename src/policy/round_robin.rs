@@ -133,13 +133,7 @@ impl Sequence {
 mod tests {
     use super::*;
     use crate::math::Rng;
-
-    fn pick(picker: &dyn Picker, rng: &mut Rng) -> usize {
-        match picker.pick(&mut PickContext::new(rng)) {
-            Pick::Endpoint(slot) => slot,
-            Pick::Nothing => panic!("all are usable, so one is picked"),
-        }
-    }
+    use crate::policy::testing::pick;
 
     #[test]
     fn a_new_set_goes_on_where_the_old_one_was() {

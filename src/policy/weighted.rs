@@ -21,11 +21,6 @@ pub(super) fn weights(candidates: &[Candidate]) -> Option<Vec<f64>> {
     fill(&candidates.iter().map(weight).collect::<Vec<_>>())
 }
 
-/// The same in whole numbers, which can be compared exactly.
-pub(super) fn rounded(weights: &[f64]) -> Box<[u32]> {
-    weights.iter().map(|w| w.round() as u32).collect()
-}
-
 /// The weights of candidates, not all equal, and a table to draw them by.
 #[derive(Debug)]
 pub(super) struct Weighted {
@@ -36,7 +31,9 @@ pub(super) struct Weighted {
 impl Weighted {
     /// `None` if the weights have nothing to say.
     pub(super) fn new(candidates: &[Candidate]) -> Option<Self> {
-        let weights = rounded(&weights(candidates)?);
+        // In whole numbers, which can be compared exactly.
+        let weights = weights(candidates)?;
+        let weights: Box<[u32]> = weights.iter().map(|w| w.round() as u32).collect();
         Some(Self {
             alias: Alias::new(&weights),
             weights,
@@ -69,16 +66,16 @@ impl Weighted {
                 return Some(candidate);
             }
         }
-        scan(candidates, &self.weights, context)
+        let weight = |index: usize| f64::from(self.weights[index]);
+        scan(candidates, weight, context)
     }
 }
 
-/// A usable one of the candidates, each in proportion to its weight, by a look at all of them. No
-/// weights: all are equal.
+/// A usable one of the candidates, each in proportion to its weight, by a look at all of them.
 #[cold]
 pub(super) fn scan<'c>(
     candidates: &'c [Candidate],
-    weights: &[u32],
+    weight: impl Fn(usize) -> f64,
     context: &mut PickContext<'_>,
 ) -> Option<&'c Candidate> {
     let mut picked = None;
@@ -87,7 +84,7 @@ pub(super) fn scan<'c>(
         if !context.is_usable(candidate) {
             continue;
         }
-        let weight = f64::from(weights.get(index).copied().unwrap_or(1));
+        let weight = weight(index);
         total += weight;
         // Each one takes the place of the one held with the probability of its weight over all so
         // far: in the end each is held in proportion, with no list of them kept.

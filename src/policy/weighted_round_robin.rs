@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
-use crate::math::stride::{Sequence, StaticStride};
-use crate::policy::weighted::{rounded, scan, weights};
-use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
+use crate::policy::in_turn::InTurn;
+use crate::policy::weighted::weights;
+use crate::policy::{Candidates, Picker, Policy};
 
 /// One endpoint after the other, each as often as its [weight](crate::Endpoint::weight) says.
 ///
@@ -11,7 +11,7 @@ use crate::policy::{Candidates, Pick, PickContext, Picker, Policy};
 /// two and three. A heavy endpoint gets its calls spread over each round and not in one burst of as many
 /// as its weight: beside nine of weight 1, one of weight 9 gets at most five in a row.
 ///
-/// The order is gRPC's static stride scheduling ([`StaticStride`]). A weight that is missing (0, which
+/// The order is gRPC's static stride scheduling ([`StaticStride`](crate::math::StaticStride)). A weight that is missing (0, which
 /// builders refuse) counts as the mean of the others, and with fewer than two weights it is plain
 /// round robin (gRFC A58). Weights are told apart down to 1/65,535 of the greatest; a lighter one counts
 /// as that. gRPC's C++ cuts a weight at 10 times the mean and raises it to a tenth of that; here
@@ -63,72 +63,15 @@ impl Policy for WeightedRoundRobin {
     }
 
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        let sequence = previous
-            .and_then(|picker| picker.downcast_ref::<WeightedRoundRobinPicker>())
-            .map(|picker| picker.sequence.clone())
-            .unwrap_or_default();
-        let usable = candidates.usable();
-        let (stride, weights) = match weights(usable) {
-            Some(weights) => (StaticStride::new(&weights), rounded(&weights)),
-            None => (StaticStride::equal(usable.len()), Box::default()),
-        };
-        Arc::new(WeightedRoundRobinPicker {
-            candidates: candidates.clone(),
-            stride,
-            weights,
-            sequence,
-        })
-    }
-}
-
-#[derive(Debug)]
-struct WeightedRoundRobinPicker {
-    candidates: Candidates,
-    stride: StaticStride,
-    /// Empty: all are equal.
-    weights: Box<[u32]>,
-    sequence: Arc<Sequence>,
-}
-
-impl Picker for WeightedRoundRobinPicker {
-    #[inline]
-    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        let usable = &**self.candidates.usable();
-        // As many as there are, and not a few: what one call passes over, the next ones need not.
-        for _ in 0..usable.len() {
-            // Within 2^32, so that the sum of all ticks stays far from the end of 64 bits.
-            let start = || context.rng().next_u64() >> 32;
-            let Some(index) = self.stride.next(&self.sequence, start) else {
-                break;
-            };
-            if context.is_usable(&usable[index]) {
-                return Pick::Endpoint(usable[index].slot());
-            }
-        }
-        scan(usable, &self.weights, context).map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+        InTurn::build(candidates, weights(candidates.usable()), previous)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoint::Endpoint;
     use crate::math::Rng;
-
-    fn weighted(weights: impl IntoIterator<Item = u32>) -> Candidates {
-        Candidates::connected(
-            (0..)
-                .zip(weights)
-                .map(|(i, weight)| Endpoint::new(format!("e{i}")).with_weight(weight)),
-        )
-    }
-
-    fn pick(picker: &dyn Picker, rng: &mut Rng) -> usize {
-        match picker.pick(&mut PickContext::new(rng)) {
-            Pick::Endpoint(slot) => slot,
-            Pick::Nothing => panic!("all are usable, so one is picked"),
-        }
-    }
+    use crate::policy::testing::{pick, weighted};
 
     fn counts(picker: &dyn Picker, rng: &mut Rng, n: usize, picks: usize) -> Vec<usize> {
         let mut counts = vec![0; n];

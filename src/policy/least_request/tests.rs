@@ -1,22 +1,7 @@
 use super::*;
-use crate::endpoint::Endpoint;
 use crate::math::Rng;
 use crate::policy::Claim;
-
-fn weighted(weights: impl IntoIterator<Item = u32>) -> Candidates {
-    Candidates::connected(
-        (0..)
-            .zip(weights)
-            .map(|(i, weight)| Endpoint::new(format!("e{i}")).with_weight(weight)),
-    )
-}
-
-fn pick(picker: &dyn Picker, rng: &mut Rng) -> usize {
-    match picker.pick(&mut PickContext::new(rng)) {
-        Pick::Endpoint(slot) => slot,
-        Pick::Nothing => panic!("all are usable, so one is picked"),
-    }
-}
+use crate::policy::testing::{pick, weighted};
 
 /// Claims that make `calls[slot]` calls be under way on each slot.
 fn busy(candidates: &Candidates, calls: &[usize]) -> Vec<Claim> {

@@ -1,5 +1,6 @@
 use super::*;
 use crate::math::{Moment, Rng};
+use crate::policy::testing::pick;
 
 const PICKS: u32 = 100_000;
 
@@ -47,10 +48,7 @@ impl Fleet {
         let picker = self.policy.build(&candidates, self.picker.as_deref());
         let mut counts = vec![0; candidates.all().len()];
         for _ in 0..picks {
-            match picker.pick(&mut PickContext::new(&mut self.rng)) {
-                Pick::Endpoint(slot) => counts[slot] += 1,
-                Pick::Nothing => panic!("all are usable, so one is picked"),
-            }
+            counts[pick(&*picker, &mut self.rng)] += 1;
         }
         self.picker = Some(picker);
         counts
@@ -197,9 +195,7 @@ fn a_lost_endpoint_is_passed_over_and_its_share_goes_by_weight() {
     candidates.all()[2].subchannel().disconnected(3);
     let mut counts = [0_i32; 3];
     for _ in 0..9_000 {
-        if let Pick::Endpoint(slot) = picker.pick(&mut PickContext::new(&mut fleet.rng)) {
-            counts[slot] += 1;
-        }
+        counts[pick(&*picker, &mut fleet.rng)] += 1;
     }
     // Drawn by weight: standard deviation sqrt(9,000 * 2/9) = 45; six of them.
     assert!((counts[0] - 6_000).abs() < 270, "2 : 1: {counts:?}");
