@@ -155,6 +155,9 @@ impl<C, T> Builder<C, T> {
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.settings.measures = policy.measures();
         self.policy = Arc::new(policy);
+        self.settings.listener = (self.settings.measures.reports)
+            .is_some()
+            .then(|| self.policy.clone());
         self
     }
 

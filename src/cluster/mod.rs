@@ -25,12 +25,14 @@ pub(crate) use clock::now;
 pub(crate) use driver::{Launch, launch};
 pub(crate) use snapshot::{Shared, Snapshot};
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
 use crate::health::Ejection;
 use crate::load::Measures;
 use crate::math::Backoff;
+use crate::policy::Policy;
 use crate::topology::RandomSubset;
 
 /// What the control plane goes by.
@@ -45,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) subset: Option<RandomSubset>,
     /// What the policy wants measured.
     pub(crate) measures: Measures,
+    /// The policy, if it wants to hear of reports.
+    pub(crate) listener: Option<Arc<dyn Policy>>,
 }
 
 impl Default for Settings {
@@ -57,6 +61,7 @@ impl Default for Settings {
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
+            listener: None,
         }
     }
 }

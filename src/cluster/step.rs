@@ -303,6 +303,9 @@ impl<S: Clone> Cluster<S> {
         let key = self.next_key;
         let mut subchannel = Subchannel::new(key, endpoint.id().clone(), self.ejections.clone())
             .measuring(self.settings.measures);
+        if let Some(listener) = &self.settings.listener {
+            subchannel = subchannel.reporting_to(listener.clone());
+        }
         if let Some(on_change) = &self.on_change {
             subchannel = subchannel.on_change(on_change.clone());
         }

@@ -12,6 +12,9 @@ pub struct Measures {
     pub latency: Option<LatencyRules>,
     /// What the servers report of their load, into each endpoint's [`Reports`](crate::load::Reports).
     pub reports: Option<ReportRules>,
+    /// How servers are asked for their load, by a policy that names whom to ask; see
+    /// [`PickContext::probe`](crate::policy::PickContext::probe).
+    pub probes: Option<ProbeRules>,
 }
 
 impl Measures {
@@ -19,6 +22,7 @@ impl Measures {
     pub const NOTHING: Self = Self {
         latency: None,
         reports: None,
+        probes: None,
     };
 
     /// Latency by these rules.
@@ -32,6 +36,13 @@ impl Measures {
     #[must_use]
     pub fn with_reports(mut self, rules: ReportRules) -> Self {
         self.reports = Some(rules);
+        self
+    }
+
+    /// Probes by these rules.
+    #[must_use]
+    pub fn with_probes(mut self, rules: ProbeRules) -> Self {
+        self.probes = Some(rules);
         self
     }
 
@@ -61,6 +72,27 @@ impl Default for LatencyRules {
             decay: Duration::from_secs(10),
             error_penalty: Duration::from_secs(5),
             until: Until::FirstData,
+        }
+    }
+}
+
+/// How a server is asked for its load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ProbeRules {
+    /// How long its answer counts. 3 ms by default, as in Prequal (NSDI '24): what comes later tells of
+    /// a server that is slow even to say so, and of a load that has changed.
+    pub timeout: Duration,
+    /// When no probe was sent for as long, one is sent to an endpoint at random, so that the first call
+    /// after a pause finds something to go by. None by default: an idle channel is silent.
+    pub idle: Option<Duration>,
+}
+
+impl Default for ProbeRules {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_millis(3),
+            idle: None,
         }
     }
 }

@@ -10,8 +10,8 @@ mod reports;
 
 pub use in_flight::InFlight;
 pub use latency_estimate::LatencyEstimate;
-pub use measures::{LatencyRules, Measures, Until};
+pub use measures::{LatencyRules, Measures, ProbeRules, Until};
 pub use peak_ewma::{Decay, PeakEwma};
 pub use rate::Rate;
 pub use report_rules::ReportRules;
-pub use reports::{Reports, ServerQueue};
+pub use reports::{ReportSource, Reports, ServerQueue};

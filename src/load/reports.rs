@@ -46,10 +46,21 @@ pub struct Reports {
 pub struct ServerQueue {
     /// Requests it had under way.
     pub in_flight: u32,
-    /// The latency that it expected of one more.
+    /// The latency that it expected of one more; zero if it has answered nothing lately, and so does not
+    /// know: such a server is worth a try.
     pub latency: Duration,
     /// When it was heard.
     pub at: Moment,
+}
+
+/// How a report came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ReportSource {
+    /// With the response of a call.
+    Response,
+    /// As the answer to a [probe](crate::load::ProbeRules).
+    Probe,
 }
 
 impl Reports {
@@ -58,10 +69,15 @@ impl Reports {
         Self::default()
     }
 
-    /// A report came at `now`. One without a weight changes no weight (gRFC A58), one without requests
-    /// under way and latency leaves those of an earlier one.
-    pub fn report(&self, report: &LoadReport, now: Moment, rules: &ReportRules) {
-        let now = stamp(now);
+    /// A report came at `at`. One without a weight changes no weight (gRFC A58), one without requests
+    /// under way leaves those of an earlier one, and its latency. Returns what it says of the queue.
+    pub fn report(
+        &self,
+        report: &LoadReport,
+        at: Moment,
+        rules: &ReportRules,
+    ) -> Option<ServerQueue> {
+        let now = stamp(at);
         if let Some(weight) = rules.weight(report) {
             let updated = self.updated.load(Ordering::Relaxed);
             let expired = is_expired(updated, now, rules);
@@ -73,12 +89,16 @@ impl Reports {
             // weight, and since when.
             self.updated.fetch_max(now, Ordering::Release);
         }
-        if let (Some(in_flight), Some(latency)) = (report.in_flight(), report.latency()) {
-            let latency = latency.as_secs_f32().to_bits();
-            let word = u64::from(in_flight) << 32 | u64::from(latency);
-            self.probe.store(word, Ordering::Relaxed);
-            self.probed.fetch_max(now, Ordering::Release);
-        }
+        let in_flight = report.in_flight()?;
+        let latency = report.latency().unwrap_or_default();
+        let word = u64::from(in_flight) << 32 | u64::from(latency.as_secs_f32().to_bits());
+        self.probe.store(word, Ordering::Relaxed);
+        self.probed.fetch_max(now, Ordering::Release);
+        Some(ServerQueue {
+            in_flight,
+            latency,
+            at,
+        })
     }
 
     /// The weight, once they have come in for the time of the `blackout`, until the last one expires.
@@ -210,8 +230,14 @@ mod tests {
         let reports = Reports::new();
         let rules = ReportRules::default();
         assert_eq!(reports.queue(), None);
+        let latency = LoadReport::new().with_latency(Duration::from_millis(250));
+        assert_eq!(reports.report(&latency, at(1), &rules), None);
+        assert_eq!(reports.queue(), None, "a latency at who knows what load");
         reports.report(&LoadReport::new().with_in_flight(3), at(1), &rules);
-        assert_eq!(reports.queue(), None, "half of it is nothing");
+        let idle = reports
+            .queue()
+            .map(|queue| (queue.in_flight, queue.latency));
+        assert_eq!(idle, Some((3, Duration::ZERO)), "nothing answered lately");
         let full = LoadReport::new()
             .with_in_flight(3)
             .with_latency(Duration::from_millis(250));

@@ -3,11 +3,11 @@ use std::sync::Arc;
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::{Change, Ejection, Ejections, Entry, Health};
-use crate::load::{InFlight, Measures, PeakEwma, Reports};
+use crate::load::{InFlight, Measures, PeakEwma, ReportSource, Reports};
 use crate::math::Moment;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::outcome::Outcome;
-use crate::policy::Claim;
+use crate::outcome::{LoadReport, Outcome};
+use crate::policy::{Claim, Policy};
 
 /// Called when a call's end changes the health of the endpoint with this key.
 pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
@@ -31,6 +31,7 @@ pub struct Subchannel {
     on_change: Option<OnChange>,
     measures: Measures,
     reports: Reports,
+    listener: Option<Arc<dyn Policy>>,
 }
 
 impl Subchannel {
@@ -47,6 +48,7 @@ impl Subchannel {
             on_change: None,
             measures: Measures::NOTHING,
             reports: Reports::new(),
+            listener: None,
         }
     }
 
@@ -54,6 +56,14 @@ impl Subchannel {
     #[must_use]
     pub fn measuring(mut self, measures: Measures) -> Self {
         self.measures = measures;
+        self
+    }
+
+    /// Sets the policy that [hears](Policy::reported) of the reports that are
+    /// [measured](Self::measuring); none by default.
+    #[must_use]
+    pub fn reporting_to(mut self, policy: Arc<dyn Policy>) -> Self {
+        self.listener = Some(policy);
         self
     }
 
@@ -102,6 +112,17 @@ impl Subchannel {
     #[inline]
     pub fn measures(&self) -> &Measures {
         &self.measures
+    }
+
+    /// A report of its server's load came at `now`; nothing happens if none are measured.
+    pub fn reported(&self, report: &LoadReport, source: ReportSource, now: Moment) {
+        let Some(rules) = &self.measures.reports else {
+            return;
+        };
+        let queue = self.reports.report(report, now, rules);
+        if let (Some(queue), Some(listener)) = (queue, &self.listener) {
+            listener.reported(self, queue, source);
+        }
     }
 
     /// The connection that is up, or 0.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::endpoint::EndpointId;
 use crate::health::Entry;
-use crate::load::Until;
+use crate::load::{ReportSource, Until};
 use crate::math::Moment;
 use crate::outcome::{LoadReport, Outcome};
 use crate::policy::Subchannel;
@@ -107,9 +107,8 @@ impl Claim {
 
     /// The response brought a report of the server's load, at `now`.
     pub fn reported(&self, report: &LoadReport, now: Moment) {
-        if let Some(rules) = &self.subchannel.measures().reports {
-            self.subchannel.reports().report(report, now, rules);
-        }
+        self.subchannel
+            .reported(report, ReportSource::Response, now);
     }
 
     /// The call ended, and nobody timed it.

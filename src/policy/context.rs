@@ -23,6 +23,7 @@ pub struct PickContext<'a> {
     ignore_ejections: bool,
     hash: Option<u64>,
     now: Moment,
+    probes: Option<&'a mut ProbeRequests>,
 }
 
 impl<'a> PickContext<'a> {
@@ -36,6 +37,7 @@ impl<'a> PickContext<'a> {
             ignore_ejections: false,
             hash: None,
             now: Moment::default(),
+            probes: None,
         }
     }
 
@@ -79,6 +81,25 @@ impl<'a> PickContext<'a> {
         self.now
     }
 
+    /// Adds where to put the endpoints that are to be [asked](Self::probe) for their load.
+    #[inline]
+    #[must_use]
+    pub fn with_probes(mut self, probes: &'a mut ProbeRequests) -> Self {
+        self.probes = Some(probes);
+        self
+    }
+
+    /// Has the server of `candidate` asked for its load; the answer comes by
+    /// [`Policy::reported`](crate::policy::Policy::reported), or never. Only for a policy that
+    /// [names rules](crate::load::Measures::probes) for it; at most eight at one pick, and what cannot
+    /// be sent at once is not sent.
+    #[inline]
+    pub fn probe(&mut self, candidate: &Candidate) {
+        if let Some(probes) = &mut self.probes {
+            probes.push(candidate.slot());
+        }
+    }
+
     /// The generator of the handle that makes the call.
     #[inline]
     pub fn rng(&mut self) -> &mut Rng {
@@ -118,6 +139,35 @@ impl<'a> PickContext<'a> {
     pub fn with_hash(mut self, hash: Option<u64>) -> Self {
         self.hash = hash;
         self
+    }
+}
+
+/// The endpoints whose servers are to be asked for their load, by their slots. Holds eight.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct ProbeRequests {
+    slots: [u32; 8],
+    count: usize,
+}
+
+impl ProbeRequests {
+    /// Nobody.
+    #[inline]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    #[inline]
+    fn push(&mut self, slot: usize) {
+        if let Some(place) = self.slots.get_mut(self.count) {
+            *place = slot as u32;
+            self.count += 1;
+        }
+    }
+
+    /// The slots.
+    #[inline]
+    pub fn slots(&self) -> impl Iterator<Item = usize> {
+        self.slots[..self.count].iter().map(|&slot| slot as usize)
     }
 }
 

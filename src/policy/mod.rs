@@ -13,7 +13,6 @@
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
-//! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
 //! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
 //! | [`Rendezvous`] | O(n) | the same, few endpoints, and nothing may move that need not |
@@ -84,7 +83,7 @@ pub use bounded_load::BoundedLoad;
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;
-pub use context::{Pick, PickContext, Tried};
+pub use context::{Pick, PickContext, ProbeRequests, Tried};
 pub use endpoint_key::EndpointHashKey;
 pub use hash_source::HashSource;
 pub use ip_hash::IpHash;
@@ -104,7 +103,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::load::Measures;
+use crate::load::{Measures, ReportSource, ServerQueue};
 
 /// A load balancing algorithm: builds a [`Picker`] for each set of endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
@@ -131,6 +130,14 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// is built. At most a thousand times a second.
     fn refresh(&self) -> Option<Duration> {
         None
+    }
+
+    /// The server of an endpoint said how many requests it has under way, if reports are
+    /// [measured](Self::measures). For a policy that keeps what it heard in an order of its own; by
+    /// default nothing is done, and the last report stays with the endpoint. Called from any thread, on
+    /// the path of responses: it must not block.
+    fn reported(&self, endpoint: &Subchannel, queue: ServerQueue, source: ReportSource) {
+        let _ = (endpoint, queue, source);
     }
 }
 
