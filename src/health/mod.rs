@@ -57,6 +57,12 @@ impl Health {
         &self.gate
     }
 
+    /// How many calls failed in a row; 0 after a success or a new connection.
+    #[inline]
+    pub fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures.load(Ordering::Relaxed)
+    }
+
     /// Judges the end of a call that came in by `entry`. `Some` is a change of state to pass on.
     #[inline]
     pub fn record(&self, outcome: Outcome, entry: Entry, rules: &Ejections) -> Option<Change> {

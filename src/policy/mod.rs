@@ -54,6 +54,7 @@
 //! assert_eq!(picker.pick(&mut PickContext::new(&mut rng)), Pick::Endpoint(0));
 //! ```
 
+mod adaptive;
 mod bounded_load;
 mod candidate;
 mod claim;
@@ -69,6 +70,8 @@ mod least_request;
 mod maglev;
 mod orca_weighted_round_robin;
 mod peak_ewma;
+mod pooled;
+mod prequal;
 mod random;
 mod rendezvous;
 mod ring_hash;
@@ -79,6 +82,7 @@ mod weighted;
 mod weighted_random;
 mod weighted_round_robin;
 
+pub use adaptive::Adaptive;
 pub use bounded_load::BoundedLoad;
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
@@ -91,6 +95,7 @@ pub use least_request::LeastRequest;
 pub use maglev::Maglev;
 pub use orca_weighted_round_robin::OrcaWeightedRoundRobin;
 pub use peak_ewma::PeakEwma;
+pub use prequal::Prequal;
 pub use random::Random;
 pub use rendezvous::Rendezvous;
 pub use ring_hash::RingHash;

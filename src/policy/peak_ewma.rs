@@ -113,25 +113,32 @@ struct PeakEwmaPicker {
 impl Picker for PeakEwmaPicker {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        let usable = &**self.candidates.usable();
-        let now = context.now();
-        better_of_two(usable, context, |a, b| {
-            self.cost(a, now) < self.cost(b, now)
-        })
-        .or_else(|| draw(usable, context))
-        .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+        cheaper_of_two(self.candidates.usable(), context, self.decay)
+            .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }
 
-impl PeakEwmaPicker {
-    /// What one more call would cost there.
-    #[inline]
-    fn cost(&self, candidate: &Candidate, now: Moment) -> f32 {
-        let in_flight = candidate.in_flight() as f32;
-        match candidate.subchannel().latency().seconds(now, self.decay) {
-            Some(latency) => latency * (in_flight + 1.0),
-            None => UNKNOWN * in_flight,
-        }
+/// Of two at random, the one where a call costs less; any, if neither can be used.
+#[inline]
+pub(super) fn cheaper_of_two<'c>(
+    usable: &'c [Candidate],
+    context: &mut PickContext<'_>,
+    decay: Decay,
+) -> Option<&'c Candidate> {
+    let now = context.now();
+    better_of_two(usable, context, |a, b| {
+        cost(a, now, decay) < cost(b, now, decay)
+    })
+    .or_else(|| draw(usable, context))
+}
+
+/// What one more call would cost there.
+#[inline]
+fn cost(candidate: &Candidate, now: Moment, decay: Decay) -> f32 {
+    let in_flight = candidate.in_flight() as f32;
+    match candidate.subchannel().latency().seconds(now, decay) {
+        Some(latency) => latency * (in_flight + 1.0),
+        None => UNKNOWN * in_flight,
     }
 }
 
