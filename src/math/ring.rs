@@ -247,7 +247,7 @@ mod tests {
             [1, 0, 1, 0, 1, 0, 1, 0],
             "more keys than places"
         );
-        assert_eq!(a42_sizes(&[], 1024, 4096), []);
+        assert!(a42_sizes(&[], 1024, 4096).is_empty(), "no keys");
         assert_eq!(
             a42_sizes(&[0, 0], 4, 8),
             [2, 2],
@@ -278,7 +278,7 @@ mod tests {
         assert_eq!(sizes(&[u32::MAX, 1], 1, 4), [4, 1], "lost by rounding");
         assert_eq!(sizes(&[0, 0], 4, 8), [2, 2], "a weight of 0 counts as 1");
         assert_eq!(sizes(&[u32::MAX; 4], u32::MAX >> 24, u32::MAX), [64; 4]);
-        assert_eq!(sizes(&[], 1, 1), []);
+        assert!(sizes(&[], 1, 1).is_empty(), "no keys");
         assert!(Ring::new([], 1024, 4096).walk(1).next().is_none());
     }
 }

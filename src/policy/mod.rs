@@ -58,6 +58,7 @@ mod adaptive;
 mod bounded_load;
 mod candidate;
 mod claim;
+mod config;
 mod context;
 mod draw;
 mod endpoint_key;
@@ -87,6 +88,11 @@ pub use bounded_load::BoundedLoad;
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;
+pub use config::{
+    AdaptiveConfig, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig, NoSettings,
+    OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PolicyConfig, PrequalConfig, RendezvousConfig,
+    RingHashConfig,
+};
 pub use context::{Pick, PickContext, ProbeRequests, Tried};
 pub use endpoint_key::EndpointHashKey;
 pub use hash_source::HashSource;
@@ -143,6 +149,28 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// the path of responses: it must not block.
     fn reported(&self, endpoint: &Subchannel, queue: ServerQueue, source: ReportSource) {
         let _ = (endpoint, queue, source);
+    }
+}
+
+impl<P: Policy + ?Sized> Policy for Arc<P> {
+    fn name(&self) -> &'static str {
+        (**self).name()
+    }
+
+    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
+        (**self).build(candidates, previous)
+    }
+
+    fn measures(&self) -> Measures {
+        (**self).measures()
+    }
+
+    fn refresh(&self) -> Option<Duration> {
+        (**self).refresh()
+    }
+
+    fn reported(&self, endpoint: &Subchannel, queue: ServerQueue, source: ReportSource) {
+        (**self).reported(endpoint, queue, source);
     }
 }
 
