@@ -26,6 +26,7 @@ use crate::connection::ConnectionEvents;
 use super::farewell::Farewell;
 use super::frames::{FrameHeaders, Seen};
 use super::gauge::GaugeGuard;
+use super::stall::Stall;
 
 /// How long the reading side may stay silent after a failed write. A socket whose write failed ends
 /// its reads at once; this is for transports that do not.
@@ -59,6 +60,7 @@ pub(in crate::grpc) struct ObservedIo<T> {
     farewell: Option<Farewell>,
     farewell_said: bool,
     read_ended: bool,
+    stall: Stall,
     _counted: GaugeGuard,
 }
 
@@ -72,6 +74,7 @@ impl<T> ObservedIo<T> {
         io: T,
         events: ConnectionEvents,
         refusing: Refusing,
+        stall: Stall,
         counted: GaugeGuard,
     ) -> (Self, SettingsSeen) {
         let (settings, settings_seen) = oneshot::channel();
@@ -85,6 +88,7 @@ impl<T> ObservedIo<T> {
             farewell: None,
             farewell_said: false,
             read_ended: false,
+            stall,
             _counted: counted,
         };
         (observed, settings_seen)
@@ -297,7 +301,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
             return Poll::Ready(answer.map(|()| buf.len()));
         }
         this.writing();
-        let result = ready!(Pin::new(&mut this.io).poll_write(cx, buf));
+        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        let result = ready!(this.stall.bound(cx, polled));
         Poll::Ready(this.wrote(cx, result, buf.len()))
     }
 
@@ -312,7 +317,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
             return Poll::Ready(answer.map(|()| len()));
         }
         this.writing();
-        let result = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs));
+        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        let result = ready!(this.stall.bound(cx, polled));
         Poll::Ready(match result {
             Ok(written) if written > 0 => Ok(written),
             other => this.wrote(cx, other, len()),
@@ -328,7 +334,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         if let Some(answer) = this.after_failed_write() {
             return Poll::Ready(answer);
         }
-        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_flush(cx)) {
+        let polled = Pin::new(&mut this.io).poll_flush(cx);
+        Poll::Ready(match ready!(this.stall.bound(cx, polled)) {
             Err(error) => this.write_failed(cx, error),
             Ok(()) => {
                 if let Some(farewell) = &mut this.farewell {
@@ -344,7 +351,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         if let Some(answer) = this.after_failed_write() {
             return Poll::Ready(answer);
         }
-        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_shutdown(cx)) {
+        let polled = Pin::new(&mut this.io).poll_shutdown(cx);
+        Poll::Ready(match ready!(this.stall.bound(cx, polled)) {
             Err(error) => this.write_failed(cx, error),
             Ok(()) => Ok(()),
         })

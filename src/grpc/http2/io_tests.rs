@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::grpc::http2::ConnectionGauge;
+use crate::grpc::http2::{Caller, ConnectionGauge};
 
 fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
     let len = (payload as u32).to_be_bytes();
@@ -130,7 +130,9 @@ fn watch<T>(io: T) -> Watched<T> {
     let events = ConnectionEvents::detached();
     let refusing = Refusing::default();
     let gauge = ConnectionGauge::default();
-    let (io, settings) = ObservedIo::new(io, events.clone(), refusing.clone(), gauge.enter());
+    let stall = Stall::new(&Caller::default(), Duration::from_secs(20));
+    let counted = gauge.enter();
+    let (io, settings) = ObservedIo::new(io, events.clone(), refusing.clone(), stall, counted);
     Watched {
         io,
         settings,

@@ -12,6 +12,7 @@
 //! - `farewell`: keeps a server's first GOAWAY back until what is queued is sent, because a server
 //!   that is sent requests while it closes loses its last responses;
 //! - `parting`: keeps window updates from such a server too, for the same reason;
+//! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`: the rest.
@@ -30,6 +31,7 @@ mod parting;
 mod replay;
 mod service;
 mod settings;
+mod stall;
 mod unwritten;
 
 pub use address::check_address;
@@ -41,6 +43,7 @@ pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
 pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+pub(super) use stall::{Caller, Stall};
 
 #[cfg(test)]
 mod tests;

@@ -15,6 +15,7 @@ use tower_service::Service;
 use super::error::{AttemptError, is_unprocessed};
 use super::io::Refusing;
 use super::replay::{Replay, ReplayBody};
+use super::stall::Caller;
 
 /// One connection. Cheap to clone; the connection lives until the last clone is dropped and the
 /// calls under way have ended.
@@ -28,6 +29,8 @@ pub struct Http2 {
 }
 
 pub(super) struct Connection {
+    // Ahead of the sender, whose drop wakes the connection's task.
+    _caller: Caller,
     /// The one lasting way into hyper's queue, emptied when hyper's side of it has ended.
     ///
     /// A request that is queued in the very moment in which hyper drops the queue's other end may
@@ -42,6 +45,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
+        caller: Caller,
         sender: SendRequest<ReplayBody>,
         scheme: Scheme,
         authority: Authority,
@@ -49,6 +53,7 @@ impl Connection {
         replay_limit_bytes: usize,
     ) -> Self {
         Self {
+            _caller: caller,
             sender: ArcSwapOption::from_pointee(sender),
             scheme,
             authority,

@@ -30,7 +30,7 @@ pub(super) const REFUSED_STREAM: u32 = 7;
 /// The one entry of HPACK's static table for `:status: 200`.
 pub(super) const STATUS_200: &[u8] = &[0x88];
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Every wait in these tests ends.
 pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
