@@ -19,6 +19,7 @@ use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready as ready_or_pending};
 
+use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -115,7 +116,7 @@ impl Connector for TonicEndpoints {
                 channel: endpoint.connect_with_connector(dial).await?,
             };
             // Under TLS the frames cannot be read; its handshake has shown that the server is there.
-            if endpoint.uri().scheme() != Some(&http::uri::Scheme::HTTPS)
+            if !is_encrypted(endpoint.uri())
                 && let Ok(seen) = settings.await
             {
                 seen.await
@@ -134,6 +135,11 @@ fn configuration(endpoint: &Endpoint) -> Result<transport::Endpoint, Error> {
             Error::config_because("endpoints", message, error)
         }),
     }
+}
+
+/// tonic's rule: its TLS is for `https://`, and only there.
+fn is_encrypted(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
 }
 
 /// Dials once, and hands what it got to a watch.
@@ -194,12 +200,14 @@ impl Service<Uri> for OneDial {
         let Some(watch) = self.watch.take() else {
             return Box::pin(ready(Err(NoSecondDial.into())));
         };
+        let encrypted = is_encrypted(&uri);
         let dial = self.http.call(uri);
         Box::pin(async move {
             let stream = dial.await?.into_inner();
             let counted = watch.gauge.enter();
             let (io, seen) =
                 ObservedIo::new(stream, watch.events, watch.refusing, watch.stall, counted);
+            let io = if encrypted { io.encrypted() } else { io };
             // Nobody listens when the attempt was given up.
             let _ = watch.settings.send(seen);
             Ok(TokioIo::new(io))

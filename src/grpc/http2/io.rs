@@ -52,7 +52,8 @@ pub(in crate::grpc) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
 /// A transport that tells [`ConnectionEvents`] what passes through it.
 pub(in crate::grpc) struct ObservedIo<T> {
     io: T,
-    frames: FrameHeaders,
+    /// `None` where there is nothing to read in the bytes.
+    frames: Option<FrameHeaders>,
     settings: Option<oneshot::Sender<io::Result<()>>>,
     events: ConnectionEvents,
     refusing: Refusing,
@@ -80,7 +81,7 @@ impl<T> ObservedIo<T> {
         let (settings, settings_seen) = oneshot::channel();
         let observed = Self {
             io,
-            frames: FrameHeaders::default(),
+            frames: Some(FrameHeaders::default()),
             settings: Some(settings),
             events,
             refusing,
@@ -94,6 +95,13 @@ impl<T> ObservedIo<T> {
         (observed, settings_seen)
     }
 
+    /// For a transport below TLS: only its end is seen. Encrypted bytes look like a GOAWAY now and
+    /// then.
+    pub(in crate::grpc) fn encrypted(mut self) -> Self {
+        self.frames = None;
+        self
+    }
+
     /// Reads the frame headers in `bytes`. The number of bytes up to a GOAWAY that another one will
     /// follow, if one ends here.
     fn saw(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -105,7 +113,7 @@ impl<T> ObservedIo<T> {
             refusing,
             ..
         } = self;
-        frames.feed(bytes, |seen| match seen {
+        frames.as_mut()?.feed(bytes, |seen| match seen {
             Seen::Frame {
                 kind: FrameHeaders::SETTINGS,
                 flags,
@@ -169,7 +177,7 @@ impl<T> ObservedIo<T> {
     fn ended(&mut self, error: io::Error) {
         self.refusing.set();
         if let Some(settings) = self.settings.take() {
-            let told = if self.frames.is_foreign() {
+            let told = if self.frames.as_ref().is_some_and(FrameHeaders::is_foreign) {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
                     "the peer does not speak HTTP/2: its first bytes are no SETTINGS frame",

@@ -195,6 +195,30 @@ async fn a_goaway_stops_calls_at_its_header_and_is_told_with_its_reason() {
 }
 
 #[tokio::test]
+async fn no_frame_is_seen_in_bytes_that_are_encrypted() {
+    let (client, mut server) = tokio::io::duplex(64);
+    let mut watched = watch(client);
+    watched.io = watched.io.encrypted();
+    // As chance may have it.
+    let bytes = [frame(4, 0, 0), frame(7, 0, 8)].concat();
+    server.write_all(&bytes).await.unwrap();
+    let mut buf = vec![0; bytes.len()];
+    watched.io.read_exact(&mut buf).await.unwrap();
+    assert_eq!(buf, bytes, "nothing is kept back");
+    assert!(
+        !watched.refusing.get() && !watched.events.has_ended(),
+        "a healthy connection goes on"
+    );
+    assert!(
+        watched.settings.try_recv().is_err(),
+        "nor does it tell of SETTINGS"
+    );
+    drop(server);
+    assert_eq!(watched.io.read(&mut buf).await.unwrap(), 0, "its end");
+    assert!(watched.events.has_ended(), "is seen nevertheless");
+}
+
+#[tokio::test]
 async fn the_end_of_the_stream_is_told_with_the_reason_for_a_missing_settings() {
     let mut watched = broken([Ok(vec![])]);
     assert_eq!(read(&mut watched.io).await.unwrap(), 0);
