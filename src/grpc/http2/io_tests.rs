@@ -221,7 +221,11 @@ async fn no_frame_is_seen_in_bytes_that_are_encrypted() {
 #[tokio::test]
 async fn the_end_of_the_stream_is_told_with_the_reason_for_a_missing_settings() {
     let mut watched = broken([Ok(vec![])]);
-    assert_eq!(read(&mut watched.io).await.unwrap(), 0);
+    assert_eq!(
+        read(&mut watched.io).await.unwrap(),
+        0,
+        "the end is passed on"
+    );
     assert!(watched.events.has_ended(), "an EOF ends the connection");
     let error = watched.settings.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
@@ -308,7 +312,7 @@ async fn the_grace_wakes_a_task_that_polled_nothing_but_the_write() {
         .await
         .expect("the timer wakes the writer's task")
         .unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "the write's error");
 }
 
 #[tokio::test]
@@ -330,7 +334,11 @@ async fn a_write_of_nothing_counts_as_failed() {
         }
     }
     let mut watched = watch(Full);
-    assert_eq!(watched.io.write(b"abc").await.unwrap(), 3);
+    assert_eq!(
+        watched.io.write(b"abc").await.unwrap(),
+        3,
+        "the error is held back"
+    );
     assert!(
         watched.events.has_ended(),
         "a full transport is a broken one"
@@ -440,7 +448,7 @@ async fn a_farewell_does_not_wait_for_writes_that_never_pause() {
     let read = watched.io.read_exact(&mut got);
     let read = timeout(Duration::from_secs(30), read).await;
     read.expect("the wait has an end").unwrap();
-    assert_eq!(got, farewell);
+    assert_eq!(got, farewell, "it is passed on whole");
     assert!(
         started.elapsed() >= Duration::from_millis(100),
         "but it does wait"

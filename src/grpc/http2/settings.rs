@@ -163,7 +163,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_accepted() {
-        assert!(Http2Settings::default().check().is_ok());
+        assert!(
+            Http2Settings::default().check().is_ok(),
+            "what is not set can be used"
+        );
     }
 
     #[test]

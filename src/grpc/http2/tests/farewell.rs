@@ -35,7 +35,7 @@ async fn a_farewell_is_answered_at_once_when_nothing_is_queued() {
         }
         let began = Instant::now();
         say_farewell(&mut peer).await;
-        assert_eq!(peer.next(PING).await.flags, ACK);
+        assert_eq!(peer.next(PING).await.flags, ACK, "the PING is answered");
         assert_eq!(
             began.elapsed(),
             Duration::ZERO,
@@ -116,7 +116,7 @@ async fn a_server_that_may_have_said_all_gets_no_window_update() {
         for _ in 0..WINDOW / FRAME_LEN - 1 {
             peer.send(DATA, 0, 1, &[1; FRAME_LEN]).await;
             let frame = soon("a frame", body.frame()).await.expect("no end yet");
-            assert!(frame.expect("whole").is_data());
+            assert!(frame.expect("whole").is_data(), "what was sent arrives");
         }
         let update = timeout(MOMENT, peer.next(WINDOW_UPDATE)).await;
         assert_eq!(
@@ -165,7 +165,8 @@ async fn a_long_download_goes_on_while_the_server_parts() {
     }
     assert_eq!(
         soon("the body", reader).await.expect("no panic"),
-        WINDOWS * WINDOW
+        WINDOWS * WINDOW,
+        "nothing is missing"
     );
     assert!(
         began.elapsed() <= SILENCE * WINDOWS as u32,

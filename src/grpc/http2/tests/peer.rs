@@ -68,7 +68,10 @@ impl Peer {
         soon("the preface", self.io.read_exact(&mut preface))
             .await
             .expect("a preface");
-        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(
+            &preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "RFC 9113 section 3.4"
+        );
     }
 
     /// The next frame, or `None` at the end.
