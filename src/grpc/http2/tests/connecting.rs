@@ -246,7 +246,7 @@ async fn a_call_under_way_outlives_the_services() {
     until("the count", || connector.gauge().open() == 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ping_without_an_answer_ends_the_connection() {
     let settings = Http2Settings {
         keep_alive_interval: Some(Duration::from_millis(20)),
