@@ -15,9 +15,10 @@
 //! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `executor`: where the connection's tasks run;
-//! - `settings`, `connector`, `service`: the rest.
+//! - `settings`, `connector`, `service`, `body`: the rest.
 
 mod address;
+mod body;
 mod connect_error;
 mod connector;
 mod cork;
@@ -35,6 +36,7 @@ mod stall;
 mod unwritten;
 
 pub use address::check_address;
+pub use body::Http2Body;
 pub use connect_error::ConnectError;
 pub use connector::Http2Connector;
 pub use error::{AttemptError, is_connection_lost};

@@ -150,7 +150,7 @@ async fn the_copy_is_freed_when_the_response_begins() {
     let (sent, kept) = split(script([data("1"), data("2")]), 1024);
     let mut body = sent.into_body();
     next(&mut body).await.unwrap().unwrap();
-    kept.forget();
+    let _answered = kept.answered();
     assert!(
         body.shared.lock().unwrap().taken.is_none(),
         "nobody will ask for it"
@@ -222,4 +222,58 @@ async fn a_body_that_fails_after_a_frame_passes_the_frame_on_first() {
     assert!(!body.is_end_stream(), "an error is no end");
     let error = next(&mut body).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("torn"), "{error}");
+}
+
+#[derive(Default)]
+struct Wakes(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_response_is_dropped_ends_with_a_cancellation() {
+    let idle = http_body_util::StreamBody::new(futures::stream::pending::<
+        Result<Frame<Bytes>, tonic::Status>,
+    >());
+    let (sent, kept) = split(Request::new(Body::new(idle)), 1024);
+    let mut body = sent.into_body();
+    let answered = kept.answered();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    let polled = Pin::new(&mut body).poll_frame(&mut cx);
+    assert!(polled.is_pending(), "the request has nothing to say");
+    drop(answered);
+    assert_eq!(
+        wakes.0.load(Ordering::SeqCst),
+        1,
+        "who waits for the request is told"
+    );
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    let reason = error.downcast::<h2::Error>().unwrap().reason();
+    assert_eq!(reason, Some(h2::Reason::CANCEL), "for hyper to pass on");
+    assert!(body.is_end_stream(), "nothing follows");
+}
+
+/// As a stream of requests that are made from the replies.
+#[tokio::test]
+async fn a_request_may_drop_its_own_response() {
+    let own = Arc::new(Mutex::new(None::<Answered>));
+    let held = own.clone();
+    let stream = futures::stream::poll_fn(move |_| {
+        held.lock().unwrap().take();
+        Poll::<Option<Result<Frame<Bytes>, tonic::Status>>>::Pending
+    });
+    let body = Body::new(http_body_util::StreamBody::new(stream));
+    let (sent, kept) = split(Request::new(body), 1024);
+    let mut body = sent.into_body();
+    *own.lock().unwrap() = Some(kept.answered());
+    let ended = next(&mut body).await;
+    assert!(
+        matches!(ended, Some(Err(_))),
+        "it is cancelled, and nothing is stuck"
+    );
 }

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
@@ -11,7 +10,7 @@ use super::peer::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Open, PING, Peer, SETTINGS, STATUS_200, WINDOW_UPDATE,
     open, request, soon,
 };
-use crate::grpc::http2::Http2;
+use crate::grpc::http2::{Http2, Http2Body};
 
 const ACK: u8 = 1;
 
@@ -79,7 +78,7 @@ async fn a_farewell_is_answered_behind_what_is_queued() {
 }
 
 /// A call whose response has begun, and which the server ends by and by if it `parts`.
-async fn download(parts: bool) -> (Incoming, Peer, Http2) {
+async fn download(parts: bool) -> (Http2Body, Peer, Http2) {
     let Open {
         mut service,
         mut peer,
