@@ -129,13 +129,19 @@ async fn a_request_is_under_way_to_the_end_of_its_response() {
 
     let mut body = pin!(call().await.into_body());
     assert_eq!(under_way(), Some(1), "the head is not the end");
-    assert!(body.frame().await.unwrap().unwrap().is_data());
+    assert!(
+        body.frame().await.unwrap().unwrap().is_data(),
+        "data comes first"
+    );
     assert_eq!(under_way(), Some(1), "nor is data");
-    assert!(body.frame().await.unwrap().unwrap().is_trailers());
+    assert!(
+        body.frame().await.unwrap().unwrap().is_trailers(),
+        "then the trailers"
+    );
     assert_eq!(under_way(), Some(0), "the trailers are");
 
     let response = call().await;
-    assert_eq!(under_way(), Some(1));
+    assert_eq!(under_way(), Some(1), "the next one is under way");
     drop(response);
     assert_eq!(
         under_way(),
@@ -174,7 +180,7 @@ async fn a_server_that_fails_fast_does_not_tell_that_it_is_fast() {
     }));
     let report = report_of(service).await;
     assert_eq!(report.latency(), None, "nothing was answered well");
-    assert_eq!(report.eps(), 1.0);
+    assert_eq!(report.eps(), 1.0, "the failure counts");
 }
 
 #[tokio::test]

@@ -60,14 +60,8 @@ async fn an_endpoint_whose_connection_ends_leaves_the_picks_and_comes_back() {
     eventually("three connections again", ready(3)).await;
     let mut names = Vec::new();
     for _ in 0..30 {
-        names.push(
-            client
-                .echo(EchoRequest::default())
-                .await
-                .unwrap()
-                .into_inner()
-                .server,
-        );
+        let reply = within("a call", client.echo(EchoRequest::default())).await;
+        names.push(reply.unwrap().into_inner().server);
     }
     assert_eq!(
         names.iter().filter(|n| *n == "a").count(),
@@ -129,7 +123,11 @@ async fn the_endpoints_configuration_is_kept() {
     let reply = within("a call over TLS", client.echo(EchoRequest::default()))
         .await
         .unwrap();
-    assert_eq!(reply.into_inner().server, "secure");
+    assert_eq!(
+        reply.into_inner().server,
+        "secure",
+        "its certificate is trusted"
+    );
     server.kill().await;
     eventually("its end is seen under TLS too", || channel.state() != Ready).await;
 }
@@ -151,7 +149,11 @@ async fn an_endpoint_that_refuses_is_reported_with_its_error() {
         status.message().contains("refused"),
         "the connect error is quoted: {status:?}"
     );
-    assert_eq!(channel.state(), TransientFailure);
+    assert_eq!(
+        channel.state(),
+        TransientFailure,
+        "none of its endpoints can be reached"
+    );
 }
 
 #[tokio::test]

@@ -131,8 +131,16 @@ mod tests {
                 "{code}"
             );
         }
-        assert_eq!(trailers(&[("grpc-status", "1")]), Outcome::Ignored);
-        assert_eq!(trailers(&[("grpc-status", "rubbish")]), Outcome::Failure);
+        assert_eq!(
+            trailers(&[("grpc-status", "1")]),
+            Outcome::Ignored,
+            "CANCELLED"
+        );
+        assert_eq!(
+            trailers(&[("grpc-status", "rubbish")]),
+            Outcome::Failure,
+            "no code is UNKNOWN"
+        );
         assert_eq!(trailers(&[]), Outcome::Failure, "no status is UNKNOWN");
     }
 
@@ -140,20 +148,29 @@ mod tests {
     fn overload_carries_the_servers_pushback() {
         let with = |ms| trailers(&[("grpc-status", "8"), ("grpc-retry-pushback-ms", ms)]);
         let overload = |retry_after| Outcome::Overload { retry_after };
-        assert_eq!(with("250"), overload(Some(Duration::from_millis(250))));
-        assert_eq!(with("-1"), overload(None));
-        assert_eq!(with("soon"), overload(None));
+        assert_eq!(
+            with("250"),
+            overload(Some(Duration::from_millis(250))),
+            "milliseconds"
+        );
+        assert_eq!(with("-1"), overload(None), "negative: no delay");
+        assert_eq!(with("soon"), overload(None), "no number: no delay");
     }
 
     #[test]
     fn the_head_decides_only_when_nothing_follows() {
-        assert_eq!(head(200, &[]), None);
-        assert_eq!(head(200, &[("grpc-status", "14")]), Some(Outcome::Failure));
-        assert_eq!(head(503, &[]), Some(Outcome::Failure));
-        assert_eq!(head(404, &[]), Some(Outcome::Success));
+        assert_eq!(head(200, &[]), None, "trailers follow");
+        assert_eq!(
+            head(200, &[("grpc-status", "14")]),
+            Some(Outcome::Failure),
+            "a status alone"
+        );
+        assert_eq!(head(503, &[]), Some(Outcome::Failure), "UNAVAILABLE");
+        assert_eq!(head(404, &[]), Some(Outcome::Success), "UNIMPLEMENTED");
         assert_eq!(
             head(429, &[]),
-            Some(Outcome::Overload { retry_after: None })
+            Some(Outcome::Overload { retry_after: None }),
+            "too many requests"
         );
         assert_eq!(
             head(302, &[]),

@@ -61,13 +61,18 @@ mod tests {
     fn timeouts_are_read_as_grpc_writes_them() {
         assert_eq!(
             parse(b"99999999H"),
-            Some(Duration::from_secs(99_999_999 * 3600))
+            Some(Duration::from_secs(99_999_999 * 3600)),
+            "hours, and the longest there is"
         );
-        assert_eq!(parse(b"2M"), Some(Duration::from_secs(120)));
-        assert_eq!(parse(b"3S"), Some(Duration::from_secs(3)));
-        assert_eq!(parse(b"40m"), Some(Duration::from_millis(40)));
-        assert_eq!(parse(b"5u"), Some(Duration::from_micros(5)));
-        assert_eq!(parse(b"6n"), Some(Duration::from_nanos(6)));
+        assert_eq!(parse(b"2M"), Some(Duration::from_secs(120)), "minutes");
+        assert_eq!(parse(b"3S"), Some(Duration::from_secs(3)), "seconds");
+        assert_eq!(
+            parse(b"40m"),
+            Some(Duration::from_millis(40)),
+            "milliseconds"
+        );
+        assert_eq!(parse(b"5u"), Some(Duration::from_micros(5)), "microseconds");
+        assert_eq!(parse(b"6n"), Some(Duration::from_nanos(6)), "nanoseconds");
         for bad in ["", "S", "123456789S", "1.5S", "-1S", "5", "5x", "5\u{e9}"] {
             assert_eq!(parse(bad.as_bytes()), None, "{bad:?}");
         }
@@ -81,27 +86,34 @@ mod tests {
             headers
         };
         let second = Duration::from_secs(1);
-        assert_eq!(Limits::of(&HeaderMap::new(), None), Limits::default());
+        assert_eq!(
+            Limits::of(&HeaderMap::new(), None),
+            Limits::default(),
+            "none is set"
+        );
         assert_eq!(
             Limits::of(&HeaderMap::new(), Some(second)),
             Limits {
                 head: Some(second),
                 whole: None
-            }
+            },
+            "the channel's is for the head alone"
         );
         assert_eq!(
             Limits::of(&with("2S"), Some(second)),
             Limits {
                 head: Some(second),
                 whole: Some(2 * second)
-            }
+            },
+            "the caller's is for the rest"
         );
         assert_eq!(
             Limits::of(&with("1S"), Some(2 * second)),
             Limits {
                 head: Some(second),
                 whole: Some(second)
-            }
+            },
+            "the caller's is the shorter"
         );
     }
 }

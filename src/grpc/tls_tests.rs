@@ -154,7 +154,7 @@ fn what_cannot_be_read_is_refused_by_the_name_of_the_field() {
     let (certificate, key) = ca.issue("client.test");
     let (_, other_key) = ca.issue("client.test");
     let good = || Tls::new().ca_certificate(ca.pem());
-    assert!(good().build().is_ok());
+    assert!(good().build().is_ok(), "what is changed below is good");
     let garbled = "-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n";
     let no_certificate = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     for (what, bad) in [

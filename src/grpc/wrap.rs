@@ -19,6 +19,7 @@ use std::future::{Future, Ready, ready};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready as ready_or_pending};
 
+use http::uri::Scheme;
 use http::{Request, Response, Uri};
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioIo;
@@ -32,7 +33,9 @@ use crate::connection::{ConnectionEvents, Connector};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::grpc::builder::{Builder, Own, Sealed, Source};
-use crate::grpc::http2::{AttemptError, ConnectionGauge, ObservedIo, Refusing, SettingsSeen};
+use crate::grpc::http2::{
+    AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen, Stall,
+};
 
 impl Builder<Own> {
     /// Tonic endpoints, each dialled and watched by evenkeel as [this module](crate::grpc::wrap)
@@ -100,19 +103,26 @@ impl Connector for TonicEndpoints {
         Box::pin(async move {
             let endpoint = endpoint?;
             let refusing = Refusing::default();
-            let (dial, settings) = OneDial::new(&endpoint, events, refusing.clone(), counted);
-            let channel = endpoint.connect_with_connector(dial).await?;
+            let caller = Caller::default();
+            // tonic does not tell its own keep-alive timeout.
+            let stall = Stall::new(&caller, Http2Settings::default().keep_alive_timeout);
+            let (dial, settings) =
+                OneDial::new(&endpoint, events, refusing.clone(), stall, counted);
+            let service = TonicService {
+                watched: Some(Watched {
+                    refusing,
+                    _caller: caller,
+                }),
+                channel: endpoint.connect_with_connector(dial).await?,
+            };
             // Under TLS the frames cannot be read; its handshake has shown that the server is there.
-            if endpoint.uri().scheme() != Some(&http::uri::Scheme::HTTPS)
+            if !is_encrypted(endpoint.uri())
                 && let Ok(seen) = settings.await
             {
                 seen.await
                     .map_err(|_| "the connection ended before the server's SETTINGS")??;
             }
-            Ok(TonicService {
-                channel,
-                refusing: Some(refusing),
-            })
+            Ok(service)
         })
     }
 }
@@ -127,6 +137,11 @@ fn configuration(endpoint: &Endpoint) -> Result<transport::Endpoint, Error> {
     }
 }
 
+/// tonic's rule: its TLS is for `https://`, and only there.
+fn is_encrypted(uri: &Uri) -> bool {
+    uri.scheme() == Some(&Scheme::HTTPS)
+}
+
 /// Dials once, and hands what it got to a watch.
 struct OneDial {
     http: HttpConnector,
@@ -136,6 +151,7 @@ struct OneDial {
 struct Watch {
     events: ConnectionEvents,
     refusing: Refusing,
+    stall: Stall,
     gauge: ConnectionGauge,
     settings: oneshot::Sender<SettingsSeen>,
 }
@@ -145,6 +161,7 @@ impl OneDial {
         endpoint: &transport::Endpoint,
         events: ConnectionEvents,
         refusing: Refusing,
+        stall: Stall,
         gauge: ConnectionGauge,
     ) -> (Self, oneshot::Receiver<SettingsSeen>) {
         let mut http = HttpConnector::new();
@@ -158,6 +175,7 @@ impl OneDial {
         let watch = Watch {
             events,
             refusing,
+            stall,
             gauge,
             settings,
         };
@@ -182,11 +200,14 @@ impl Service<Uri> for OneDial {
         let Some(watch) = self.watch.take() else {
             return Box::pin(ready(Err(NoSecondDial.into())));
         };
+        let encrypted = is_encrypted(&uri);
         let dial = self.http.call(uri);
         Box::pin(async move {
             let stream = dial.await?.into_inner();
             let counted = watch.gauge.enter();
-            let (io, seen) = ObservedIo::new(stream, watch.events, watch.refusing, counted);
+            let (io, seen) =
+                ObservedIo::new(stream, watch.events, watch.refusing, watch.stall, counted);
+            let io = if encrypted { io.encrypted() } else { io };
             // Nobody listens when the attempt was given up.
             let _ = watch.settings.send(seen);
             Ok(TokioIo::new(io))
@@ -232,8 +253,8 @@ impl Connector for TonicChannels {
     fn connect(&self, endpoint: &Endpoint, _: ConnectionEvents) -> Self::Future {
         ready(match endpoint.get::<transport::Channel>() {
             Some(channel) => Ok(TonicService {
+                watched: None,
                 channel: channel.clone(),
-                refusing: None,
             }),
             None => Err(Error::connect(format!(
                 "{} came without a channel",
@@ -246,9 +267,15 @@ impl Connector for TonicChannels {
 /// A tonic channel to one endpoint.
 #[derive(Debug, Clone)]
 pub struct TonicService {
+    /// Where the transport is watched. Dropped ahead of the channel, as a [`Caller`] asks.
+    watched: Option<Watched>,
     channel: transport::Channel,
-    /// Where the transport is watched.
-    refusing: Option<Refusing>,
+}
+
+#[derive(Debug, Clone)]
+struct Watched {
+    refusing: Refusing,
+    _caller: Caller,
 }
 
 impl Service<Request<Body>> for TonicService {
@@ -258,7 +285,8 @@ impl Service<Request<Body>> for TonicService {
 
     /// Fails once the connection has ended, and when tonic's task is gone.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), AttemptError>> {
-        if self.refusing.as_ref().is_some_and(Refusing::get) {
+        let watched = self.watched.as_ref();
+        if watched.is_some_and(|watched| watched.refusing.get()) {
             return Poll::Ready(Err(AttemptError::refusing(None)));
         }
         self.channel.poll_ready(cx).map_err(AttemptError::foreign)

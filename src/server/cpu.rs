@@ -126,7 +126,11 @@ mod tests {
         let mut cpu = CpuUse::new(2.0);
         assert_eq!(cpu.share(at(0), used(100)), 0.0, "one look tells nothing");
         let no_look = || -> Option<Duration> { panic!("it is too early") };
-        assert_eq!(cpu.share(at(499), no_look), 0.0);
+        assert_eq!(
+            cpu.share(at(499), no_look),
+            0.0,
+            "nor does half a second less a bit"
+        );
         assert_eq!(cpu.share(at(500), used(600)), 0.5, "500 of 1,000 ms");
         assert_eq!(cpu.share(at(600), no_look), 0.5, "the last one stands");
         assert_eq!(cpu.share(at(2_500), used(600)), 0.0, "idle since");
@@ -135,15 +139,15 @@ mod tests {
     #[test]
     fn a_clock_that_is_unknown_or_steps_back_does_no_harm() {
         let mut cpu = CpuUse::new(1.0);
-        assert_eq!(cpu.share(at(0), || None), 0.0);
-        assert_eq!(cpu.share(at(1_000), used(500)), 0.0);
+        assert_eq!(cpu.share(at(0), || None), 0.0, "unknown");
+        assert_eq!(cpu.share(at(1_000), used(500)), 0.0, "the first look");
         assert_eq!(cpu.share(at(2_000), used(100)), 0.0, "less than before");
     }
 
     #[test]
     fn a_quota_is_microseconds_over_microseconds() {
-        assert_eq!(parse_quota("150000 100000\n"), Some(1.5));
-        assert_eq!(parse_quota("50000 100000"), Some(0.5));
+        assert_eq!(parse_quota("150000 100000\n"), Some(1.5), "more than one");
+        assert_eq!(parse_quota("50000 100000"), Some(0.5), "less than one");
         for none in ["max 100000", "", "5", "0 0", "0 100000", "-1 100000", "a b"] {
             assert_eq!(parse_quota(none), None, "{none:?}");
         }
@@ -166,7 +170,7 @@ mod tests {
         let (root, v1) = (quota(&folder, "0::/\n"), quota(&folder, "1:cpu:/pod\n"));
         fs::remove_dir_all(&folder).expect("the folder can be removed");
         assert_eq!(around, Some(1.5), "its own has no limit");
-        assert_eq!(own, Some(0.5));
+        assert_eq!(own, Some(0.5), "its own is less");
         assert_eq!(root, None, "no limit at the root");
         assert_eq!(v1, None, "cgroup v1 is not read");
     }
@@ -179,6 +183,6 @@ mod tests {
         while process_time().expect("this platform tells") == before {
             value = std::hint::black_box(value.wrapping_mul(3));
         }
-        assert!(processors() > 0.0);
+        assert!(processors() > 0.0, "there is something to divide by");
     }
 }

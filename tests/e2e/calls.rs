@@ -147,7 +147,7 @@ async fn messages_of_8_mib_go_both_ways() {
     }
     let end = within("the end", echoes.message()).await.unwrap();
     assert_eq!(end, None, "and the stream ends");
-    assert_eq!(only(&channel).failures, 0);
+    assert_eq!(only(&channel).failures, 0, "a big message is no failure");
 }
 
 #[tokio::test]

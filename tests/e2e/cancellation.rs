@@ -12,7 +12,6 @@ const CALLS: u64 = 12;
 #[tokio::test]
 async fn dropping_a_call_cancels_it_at_the_server() {
     let server = TestServer::start("stuck", Behaviour::silent());
-    let other = TestServer::start("other", Behaviour::silent());
     let channel = channel(server.uri());
     ready(&channel).await;
     for call in 1..=CALLS {
@@ -37,7 +36,6 @@ async fn dropping_a_call_cancels_it_at_the_server() {
     let mut client = DemoClient::new(channel);
     let reply = within("a call", client.echo(EchoRequest::default())).await;
     reply.expect("the endpoint goes on");
-    drop(other);
 }
 
 #[tokio::test]
@@ -83,4 +81,24 @@ async fn dropping_a_call_that_waits_for_an_endpoint_sends_nothing() {
         (0, 0, 0),
         "it is as if the call had never been: {report}"
     );
+}
+
+/// Whoever still could send requests is not asked.
+#[tokio::test]
+async fn dropping_the_replies_cancels_a_stream_whose_requests_are_still_open() {
+    let server = TestServer::start("patient", Behaviour::prompt());
+    let channel = channel(server.uri());
+    ready(&channel).await;
+    for call in 1..=CALLS {
+        let mut client = DemoClient::new(channel.clone());
+        let (requests, stream) = futures::channel::mpsc::unbounded();
+        requests.unbounded_send(EchoRequest::default()).unwrap();
+        let replies = within("a call", client.bidi_stream(stream)).await;
+        let mut replies = replies.unwrap().into_inner();
+        let reply = within("a reply", replies.message()).await;
+        assert!(reply.unwrap().is_some(), "the stream works");
+        drop(replies);
+        cancelled(&channel, &server, call).await;
+        drop(requests);
+    }
 }

@@ -52,10 +52,21 @@ async fn endpoints_come_and_go_while_calls_are_made() {
         handle.insert(c.uri()).unwrap();
         eventually("three endpoints", || channel.report().endpoints.len() == 3).await;
         ready(&channel).await;
-        assert_eq!(answering(&channel).await, names(["a", "b", "c"]));
-        assert!(handle.remove(&b.uri()) && handle.remove(&c.uri()));
+        assert_eq!(
+            answering(&channel).await,
+            names(["a", "b", "c"]),
+            "those that came are called"
+        );
+        assert!(
+            handle.remove(&b.uri()) && handle.remove(&c.uri()),
+            "both were there"
+        );
         eventually("one endpoint", || channel.report().endpoints.len() == 1).await;
-        assert_eq!(answering(&channel).await, names(["a"]));
+        assert_eq!(
+            answering(&channel).await,
+            names(["a"]),
+            "those that left are not"
+        );
         eventually("the connections of those that left close", || {
             b.open() + c.open() == 0
         })
@@ -73,7 +84,11 @@ async fn an_update_keeps_what_it_names_again() {
     let at = |server: &TestServer| Endpoint::new(server.uri()).with_id("the one");
     let (handle, channel) = channel(vec![at(&a)]);
     ready(&channel).await;
-    assert_eq!(answering(&channel).await, names(["a"]));
+    assert_eq!(
+        answering(&channel).await,
+        names(["a"]),
+        "the only one answers"
+    );
 
     handle.insert(at(&a).with_weight(7)).unwrap();
     eventually("the new weight is seen", || {
@@ -106,5 +121,9 @@ async fn the_set_stays_when_its_handle_goes() {
     let (handle, channel) = channel(vec![server.uri().into()]);
     ready(&channel).await;
     drop(handle);
-    assert_eq!(answering(&channel).await, names(["a"]));
+    assert_eq!(
+        answering(&channel).await,
+        names(["a"]),
+        "the last set holds"
+    );
 }

@@ -1,5 +1,8 @@
 //! A server that goes silent without closing its connection is noticed by pings.
+//!
+//! In paused time, over pipes in memory: no ping is late because the machine is busy.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::grpc::Channel;
@@ -12,11 +15,10 @@ use crate::support::{Behaviour, Method, TestServer, eventually, within};
 use crate::{is_ready, only, ready};
 
 fn channel(proxy: &Proxy, while_idle: bool) -> Channel {
-    Channel::builder()
-        .endpoints([proxy.uri()])
+    proxy
+        .channel()
         .http2_with(|http2| {
             http2.keep_alive_interval = Some(Duration::from_millis(50));
-            // Long enough for a machine that is busy, short enough for a test.
             http2.keep_alive_timeout = Duration::from_millis(500);
             http2.keep_alive_while_idle = while_idle;
         })
@@ -26,10 +28,10 @@ fn channel(proxy: &Proxy, while_idle: bool) -> Channel {
         .unwrap()
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_idle_connection_that_goes_silent_is_given_up_and_made_anew() {
-    let server = TestServer::start("one", Behaviour::prompt());
-    let proxy = Proxy::start(server.addr()).await;
+    let server = Arc::new(TestServer::start("one", Behaviour::prompt()));
+    let proxy = Proxy::to(&server);
     let channel = channel(&proxy, true);
     ready(&channel).await;
     proxy.freeze(true);
@@ -42,10 +44,10 @@ async fn an_idle_connection_that_goes_silent_is_given_up_and_made_anew() {
     reply.expect("the new connection works");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_call_on_a_connection_that_goes_silent_is_unavailable() {
-    let server = TestServer::start("one", Behaviour::silent());
-    let proxy = Proxy::start(server.addr()).await;
+    let server = Arc::new(TestServer::start("one", Behaviour::silent()));
+    let proxy = Proxy::to(&server);
     let channel = channel(&proxy, false);
     ready(&channel).await;
     let mut client = DemoClient::new(channel.clone());
@@ -65,10 +67,11 @@ async fn a_call_on_a_connection_that_goes_silent_is_unavailable() {
     assert_eq!((report.failures, report.in_flight), (1, 0), "{report}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_slow_call_on_a_live_connection_is_left_alone() {
-    let server = TestServer::start("slow", Behaviour::after(Duration::from_millis(800)));
-    let proxy = Proxy::start(server.addr()).await;
+    let slow = Behaviour::after(Duration::from_millis(800));
+    let server = Arc::new(TestServer::start("slow", slow));
+    let proxy = Proxy::to(&server);
     let channel = channel(&proxy, false);
     let mut client = DemoClient::new(channel);
     let reply = within("a call", client.echo(EchoRequest::default())).await;

@@ -43,7 +43,10 @@ pub async fn ready(channel: &Channel) {
 pub async fn failing(channel: &Channel) {
     let mut state = channel.watch_state();
     let failing = state.wait_for(ConnectivityState::TransientFailure);
-    assert!(within("no endpoint can be reached", failing).await);
+    assert!(
+        within("no endpoint can be reached", failing).await,
+        "the channel is not shut down"
+    );
 }
 
 /// Whether the channel is connected to it.

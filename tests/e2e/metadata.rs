@@ -37,7 +37,11 @@ async fn metadata_goes_both_ways() {
     metadata.append("x-many", "2".parse().unwrap());
     metadata.insert_bin("x-raw-bin", MetadataValue::from_bytes(BYTES));
     let seen = seen(channel, request).await;
-    assert_eq!(text(&seen, "x-text"), Some("hello, world"));
+    assert_eq!(
+        text(&seen, "x-text"),
+        Some("hello, world"),
+        "text is not changed on the way"
+    );
     let many: Vec<_> = seen.get_all("x-many").iter().collect();
     assert_eq!(many, ["1", "2"], "values of one key keep their order");
     let raw = seen
@@ -55,7 +59,11 @@ async fn the_user_agent_names_the_program_and_the_library() {
     let server = Mirror::start().await;
     let own = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
     let plain = seen(channel(server.uri()), Request::new(EchoRequest::default())).await;
-    assert_eq!(text(&plain, "x-seen-user-agent"), Some(own));
+    assert_eq!(
+        text(&plain, "x-seen-user-agent"),
+        Some(own),
+        "by default it is the library alone"
+    );
 
     let named = Channel::builder()
         .endpoints([server.uri()])
@@ -133,5 +141,8 @@ async fn a_request_without_a_generated_client() {
         "the server's UNIMPLEMENTED comes as it is"
     );
     let body = within("the body", response.into_body().collect()).await;
-    assert!(body.unwrap().to_bytes().is_empty());
+    assert!(
+        body.unwrap().to_bytes().is_empty(),
+        "nothing comes with a status alone"
+    );
 }

@@ -1,52 +1,48 @@
-//! A TCP proxy that can stop forwarding, without a word to either side.
+//! A proxy that can stop forwarding, without a word to either side. In memory, so that pings may be
+//! waited for in paused time.
 
-use std::net::SocketAddr;
+use std::io;
+use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio::net::{TcpListener, TcpStream};
+use evenkeel::grpc::{Builder, Channel};
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream};
 use tokio::sync::watch;
-use tokio::task::{AbortHandle, JoinSet};
+use tower::service_fn;
 
-/// Forwards connections to one address.
+use crate::support::TestServer;
+
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Forwards connections to one server.
 pub struct Proxy {
-    addr: SocketAddr,
+    to: Arc<TestServer>,
     frozen: watch::Sender<bool>,
-    task: AbortHandle,
 }
 
 impl Proxy {
-    /// A proxy on a free port of 127.0.0.1.
-    pub async fn start(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-        let addr = listener.local_addr().unwrap();
-        let frozen = watch::Sender::new(false);
-        let watch = frozen.clone();
-        let task = tokio::spawn(async move {
-            let mut pumps = JoinSet::new();
-            while let Ok((client, _)) = listener.accept().await {
-                // Nodelay, so that the proxy adds no delay of its own.
-                client.set_nodelay(true).unwrap();
-                let Ok(server) = TcpStream::connect(to).await else {
-                    continue;
-                };
-                server.set_nodelay(true).unwrap();
-                let (client_read, client_write) = client.into_split();
-                let (server_read, server_write) = server.into_split();
-                pumps.spawn(pump(client_read, server_write, watch.subscribe()));
-                pumps.spawn(pump(server_read, client_write, watch.subscribe()));
-            }
-        });
+    /// A proxy that forwards.
+    pub fn to(server: &Arc<TestServer>) -> Self {
         Self {
-            addr,
-            frozen,
-            task: task.abort_handle(),
+            to: Arc::clone(server),
+            frozen: watch::Sender::new(false),
         }
     }
 
-    /// `http://127.0.0.1:port`.
-    pub fn uri(&self) -> String {
-        format!("http://{}", self.addr)
+    /// A channel that knows the server by this proxy alone.
+    pub fn channel(&self) -> Builder {
+        let (to, frozen) = (Arc::clone(&self.to), self.frozen.clone());
+        let connector = service_fn(move |_: Uri| {
+            let (client, near) = tokio::io::duplex(BUFFER_BYTES);
+            let (far, server) = tokio::io::duplex(BUFFER_BYTES);
+            to.attach(server);
+            tokio::spawn(forward(near, far, frozen.subscribe()));
+            std::future::ready(Ok::<_, io::Error>(TokioIo::new(client)))
+        });
+        Channel::builder()
+            .endpoints(["http://proxy:1"])
+            .connector(connector)
     }
 
     /// From now on nothing is forwarded and nothing is closed; or all that was held back is.
@@ -55,14 +51,21 @@ impl Proxy {
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+async fn forward(near: DuplexStream, far: DuplexStream, frozen: watch::Receiver<bool>) {
+    let (near_read, near_write) = tokio::io::split(near);
+    let (far_read, far_write) = tokio::io::split(far);
+    tokio::join!(
+        pump(near_read, far_write, frozen.clone()),
+        pump(far_read, near_write, frozen)
+    );
 }
 
-async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut frozen: watch::Receiver<bool>) {
-    let mut buffer = vec![0; 16 * 1024];
+async fn pump(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    mut frozen: watch::Receiver<bool>,
+) {
+    let mut buffer = vec![0; BUFFER_BYTES];
     while let Ok(read @ 1..) = from.read(&mut buffer).await {
         if frozen.wait_for(|frozen| !frozen).await.is_err()
             || to.write_all(&buffer[..read]).await.is_err()

@@ -59,11 +59,19 @@ fn a_channel_whose_runtime_is_gone_is_unavailable_on_another() {
             );
         }
         let mut state = channel.watch_state();
-        assert_eq!(state.get(), ConnectivityState::Shutdown);
+        assert_eq!(
+            state.get(),
+            ConnectivityState::Shutdown,
+            "a watch of it says so"
+        );
         let ready = within("no hang", state.wait_for(ConnectivityState::Ready)).await;
         assert!(!ready, "it will never be ready");
         let report = channel.report();
-        assert_eq!(report.state, ConnectivityState::Shutdown);
+        assert_eq!(
+            report.state,
+            ConnectivityState::Shutdown,
+            "so does a report"
+        );
     });
     // Without any runtime: no panic either.
     let status = futures::executor::block_on(client.echo(limited())).unwrap_err();
@@ -109,5 +117,9 @@ fn a_channel_works_on_another_runtime_than_its_own() {
     };
     let mut client = DemoClient::new(channel);
     let reply = other.block_on(async { within("a call", client.echo(limited())).await });
-    assert_eq!(reply.unwrap().into_inner().server, "one");
+    assert_eq!(
+        reply.unwrap().into_inner().server,
+        "one",
+        "the call is answered"
+    );
 }

@@ -45,7 +45,11 @@ async fn a_server_of_a_trusted_authority_is_called() {
     let server = server(ca.server_tls());
     let channel = channel(server.uri(), Tls::new().ca_certificate(ca.pem()));
     for _ in 0..10 {
-        assert_eq!(echo(&channel).await.unwrap(), "secret");
+        assert_eq!(
+            echo(&channel).await.unwrap(),
+            "secret",
+            "a trusted server answers"
+        );
     }
     assert_eq!(server.accepted(), 1, "by one connection");
 }
@@ -152,10 +156,14 @@ async fn a_server_that_comes_back_is_greeted_anew() {
         .backoff(evenkeel::math::Backoff::default().with_base(std::time::Duration::from_millis(5)))
         .build()
         .unwrap();
-    assert_eq!(echo(&channel).await.unwrap(), "secret");
+    assert_eq!(
+        echo(&channel).await.unwrap(),
+        "secret",
+        "before it is killed"
+    );
     server.kill().await;
     crate::failing(&channel).await;
     server.restart().await;
     ready(&channel).await;
-    assert_eq!(echo(&channel).await.unwrap(), "secret");
+    assert_eq!(echo(&channel).await.unwrap(), "secret", "and after");
 }

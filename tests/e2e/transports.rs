@@ -37,7 +37,11 @@ async fn a_unix_socket() {
         .backoff(evenkeel::math::Backoff::default().with_base(std::time::Duration::from_millis(5)))
         .build()
         .unwrap();
-    assert_eq!(echo(&channel).await.unwrap(), "unix");
+    assert_eq!(
+        echo(&channel).await.unwrap(),
+        "unix",
+        "the socket is called"
+    );
     server.kill().await;
     failing(&channel).await;
     server.restart().await;
@@ -64,7 +68,11 @@ async fn a_pipe_in_memory() {
         .build()
         .unwrap();
     for _ in 0..100 {
-        assert_eq!(echo(&channel).await.unwrap(), "mirror");
+        assert_eq!(
+            echo(&channel).await.unwrap(),
+            "mirror",
+            "the pipe is called"
+        );
     }
     // More than the pipe holds.
     let mut client = DemoClient::new(channel.clone());
@@ -73,8 +81,12 @@ async fn a_pipe_in_memory() {
         ..EchoRequest::default()
     };
     let reply = within("a call", client.echo(request)).await.unwrap();
-    assert_eq!(reply.into_inner().payload.len(), 1 << 20);
-    assert_eq!(only(&channel).failures, 0);
+    assert_eq!(
+        reply.into_inner().payload.len(),
+        1 << 20,
+        "it comes back whole"
+    );
+    assert_eq!(only(&channel).failures, 0, "nothing failed on the way");
 }
 
 #[tokio::test]
@@ -88,7 +100,11 @@ async fn a_connector_that_fails_is_quoted() {
         .build()
         .unwrap();
     let status = echo(&channel).await.unwrap_err();
-    assert_eq!(status.code(), Code::Unavailable);
+    assert_eq!(
+        status.code(),
+        Code::Unavailable,
+        "there is no endpoint: {status:?}"
+    );
     assert!(
         status.message().contains("the tunnel is closed"),
         "the connector's own words are in the message: {status:?}"

@@ -59,11 +59,15 @@ async fn no_task_and_no_connection_is_left() {
         let clone = channel.clone();
         ready(&channel, &servers).await;
         eventually("the silent one is dialled", || silent.open() == 1).await;
-        assert_eq!(make_calls(&channel, 300).await.ok(), 300);
+        assert_eq!(make_calls(&channel, 300).await.ok(), 300, "it works");
         assert!(tasks() > with_listener, "a channel has tasks of its own");
         drop(channel);
         // A clone is as good as the first.
-        assert_eq!(make_calls(&clone, 10).await.ok(), 10);
+        assert_eq!(
+            make_calls(&clone, 10).await.ok(),
+            10,
+            "it works without the first"
+        );
         let mut state = clone.watch_state();
         drop(clone);
         nothing_is_left(&servers, with_listener).await;
@@ -157,7 +161,10 @@ async fn the_gauge_goes_back_to_zero() {
         .unwrap();
     eventually("all are connected", || gauge.open() == 3).await;
     let mut state = balance.watch_state();
-    assert!(within("ready", state.wait_for(ConnectivityState::Ready)).await);
+    assert!(
+        within("ready", state.wait_for(ConnectivityState::Ready)).await,
+        "it is not shut down"
+    );
     drop(balance);
     eventually("no connection is left", || gauge.open() == 0).await;
     nothing_is_left(&servers, before).await;

@@ -10,7 +10,6 @@
 //! limit of 10 ms holds in release builds; without optimization only the loose limit does, by which no
 //! change hangs.
 
-use std::io;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -19,12 +18,9 @@ use evenkeel::Endpoint;
 use evenkeel::discovery::Handle;
 use evenkeel::grpc::Channel;
 use evenkeel::policy::{Candidates, Pick, PickContext, Picker, Policy, RoundRobin};
-use http::Uri;
-use hyper_util::rt::TokioIo;
-use tower::service_fn;
 
 use crate::load::{Load, assert_none_failed, turn};
-use crate::support::{Behaviour, TestServer, eventually};
+use crate::support::{Behaviour, TestServer, eventually, pipes_to};
 
 /// The id of the endpoint whose weight is the number of the last burst.
 const MARKER: &str = "marker";
@@ -246,18 +242,10 @@ fn endpoints(count: usize, address: impl Fn(usize) -> String) -> Vec<Endpoint> {
 async fn ten_thousand_endpoints_in_memory() {
     let _turn = turn().await;
     let server = Arc::new(TestServer::start("memory", Behaviour::prompt()));
-    let connector = {
-        let server = Arc::clone(&server);
-        service_fn(move |_: Uri| {
-            let (near, far) = tokio::io::duplex(4096);
-            server.attach(far);
-            async move { Ok::<_, io::Error>(TokioIo::new(near)) }
-        })
-    };
     let spy = Spy::default();
     let all = endpoints(10_000, |n| format!("http://e{n}:1"));
     let (handle, builder) = channel(&spy, all);
-    let channel = builder.connector(connector).build().unwrap();
+    let channel = builder.connector(pipes_to(&server, 4096)).build().unwrap();
     updates_while_calling("in memory", spy, handle, channel).await;
     eventually("all connections close", || server.open() == 0).await;
 }

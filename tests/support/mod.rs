@@ -14,6 +14,7 @@
 pub mod behaviour;
 pub mod counts;
 mod instance;
+pub mod pipes;
 pub mod ports;
 pub mod proto;
 pub mod server;
@@ -22,6 +23,7 @@ pub mod tls;
 
 pub use behaviour::{Behaviour, Control};
 pub use counts::{Calls, Method};
+pub use pipes::pipes_to;
 pub use ports::{RefusedPort, SilentListener};
 pub use server::{Builder, TestServer};
 pub use tls::{ServerTls, TestCa};

@@ -28,6 +28,7 @@ use super::io::{ObservedIo, Refusing};
 use super::parting::Parting;
 use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
+use super::stall::{Caller, Stall};
 
 #[cfg(feature = "tls")]
 use crate::grpc::tls::{Tls, TlsConnector};
@@ -250,7 +251,10 @@ impl Inner {
     ) -> Result<Http2, BoxError> {
         let refusing = Refusing::default();
         let counted = self.gauge.enter();
-        let (io, settings_seen) = ObservedIo::new(transport, events, refusing.clone(), counted);
+        let caller = Caller::default();
+        let stall = Stall::new(&caller, self.settings.keep_alive_timeout);
+        let (io, settings_seen) =
+            ObservedIo::new(transport, events, refusing.clone(), stall, counted);
         let (tasks, driver) = Tasks::new();
         let io = Parting::new(io, refusing.clone());
         let io = Corked::new(io, driver.cork());
@@ -268,6 +272,7 @@ impl Inner {
             .or(uri.authority())
             .ok_or("no authority")?;
         let open = Arc::new(Connection::new(
+            caller,
             sender,
             origin.and_then(Uri::scheme).unwrap_or(&scheme).clone(),
             authority.clone(),

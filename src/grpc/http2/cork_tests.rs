@@ -99,7 +99,7 @@ async fn writes_go_through_while_the_cork_is_not_held() {
     io.write_all(b"a").await.unwrap();
     io.write_all(b"b").await.unwrap();
     assert_eq!(sink.writes(), ["a", "b"], "nothing is gathered unasked");
-    assert!(!cork.is_waiting());
+    assert!(!cork.is_waiting(), "nothing waits");
 }
 
 #[tokio::test]
@@ -116,17 +116,20 @@ async fn held_writes_go_out_as_one_in_their_order_when_the_cork_is_released() {
     );
     let body = [io::IoSlice::new(b"bo"), io::IoSlice::new(b"dy")];
     let wrote = Pin::new(&mut io).poll_write_vectored(&mut cx, &body);
-    assert!(matches!(wrote, Poll::Ready(Ok(4))));
-    assert!(read(&mut io).is_pending());
+    assert!(matches!(wrote, Poll::Ready(Ok(4))), "all slices are taken");
+    assert!(read(&mut io).is_pending(), "nothing came");
     assert!(sink.writes().is_empty(), "held");
-    assert!(Pin::new(&mut io).poll_flush(&mut cx).is_ready());
-    assert!(cork.is_waiting());
+    assert!(
+        Pin::new(&mut io).poll_flush(&mut cx).is_ready(),
+        "nor for a second flush"
+    );
+    assert!(cork.is_waiting(), "the cork knows that something waits");
     assert_eq!(wakes.0.load(Ordering::SeqCst), 0, "not before its time");
     cork.release();
     assert_eq!(wakes.0.load(Ordering::SeqCst), 1, "the writer is told");
-    assert!(read(&mut io).is_pending());
+    assert!(read(&mut io).is_pending(), "nothing came");
     assert_eq!(sink.writes(), ["head body"], "one write, in order");
-    assert!(!cork.is_waiting());
+    assert!(!cork.is_waiting(), "nothing waits");
 }
 
 #[tokio::test]
@@ -137,7 +140,7 @@ async fn what_does_not_fit_is_written_after_what_was_gathered() {
     let large = vec![b'x'; BUFFER_BYTES];
     io.write_all(&large).await.unwrap();
     let writes = sink.writes();
-    assert_eq!(writes.len(), 2);
+    assert_eq!(writes.len(), 2, "what was gathered, and what did not fit");
     assert_eq!(writes[0], "small", "the order stays");
     assert_eq!(writes[1].len(), BUFFER_BYTES, "too much is not copied");
 }
@@ -149,8 +152,8 @@ async fn a_peer_that_takes_little_gets_the_rest_later() {
     io.write_all(b"0123456789").await.unwrap();
     sink.0.lock().unwrap().room = 4;
     cork.release();
-    assert!(read(&mut io).is_pending());
-    assert_eq!(sink.writes(), ["0123"]);
+    assert!(read(&mut io).is_pending(), "nothing came");
+    assert_eq!(sink.writes(), ["0123"], "the peer takes no more");
     let mut cx = Context::from_waker(Waker::noop());
     assert!(
         Pin::new(&mut io).poll_flush(&mut cx).is_pending(),
@@ -158,12 +161,12 @@ async fn a_peer_that_takes_little_gets_the_rest_later() {
     );
     // The next turn begins before the peer has taken the rest.
     cork.hold();
-    assert!(read(&mut io).is_pending());
+    assert!(read(&mut io).is_pending(), "nothing came");
     assert!(cork.is_waiting(), "the rest is not forgotten");
     sink.0.lock().unwrap().room = 100;
     cork.release();
-    assert!(read(&mut io).is_pending());
-    assert_eq!(sink.writes(), ["0123", "456789"]);
+    assert!(read(&mut io).is_pending(), "nothing came");
+    assert_eq!(sink.writes(), ["0123", "456789"], "the rest, once");
 }
 
 #[tokio::test]
@@ -172,8 +175,11 @@ async fn nothing_is_left_behind_at_a_shutdown() {
     cork.hold();
     io.write_all(b"goaway").await.unwrap();
     io.shutdown().await.unwrap();
-    assert_eq!(sink.writes(), ["goaway"]);
-    assert!(sink.0.lock().unwrap().shut);
+    assert_eq!(sink.writes(), ["goaway"], "the last words are sent");
+    assert!(
+        sink.0.lock().unwrap().shut,
+        "and the transport is shut down"
+    );
 }
 
 #[tokio::test]
@@ -188,7 +194,11 @@ async fn a_failed_write_is_told_to_the_next_one() {
         "reading goes on: the peer may have said why it went"
     );
     let error = io.write_all(b"more").await.unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(
+        error.kind(),
+        io::ErrorKind::BrokenPipe,
+        "the error of the one before"
+    );
 }
 
 /// A transport of its own buffer, as TLS is, gets to know of each flush.

@@ -132,7 +132,10 @@ async fn a_future_that_is_always_ready_leaves_room_for_other_tasks() {
         soon(tokio::task::yield_now()).await;
     }
     driver.abort();
-    assert!(soon(driver).await.unwrap_err().is_cancelled());
+    assert!(
+        soon(driver).await.unwrap_err().is_cancelled(),
+        "it ran until then"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +148,10 @@ async fn a_slot_is_used_again() {
     for _ in 0..100 {
         tasks.execute(async {});
         poll_fn(|cx| {
-            assert!(Pin::new(&mut driver).poll(cx).is_pending());
+            assert!(
+                Pin::new(&mut driver).poll(cx).is_pending(),
+                "one future is left"
+            );
             Poll::Ready(())
         })
         .await;
@@ -214,7 +220,11 @@ async fn a_busy_turn_does_not_hold_back_what_was_written_for_ever() {
     let driver = tokio::spawn(driver);
     let mut bytes = [0; 64];
     let read = soon(server.read(&mut bytes)).await.expect("a pipe");
-    assert_eq!(&bytes[..read], b"hello");
+    assert_eq!(
+        &bytes[..read],
+        b"hello",
+        "writes do not wait for the others"
+    );
     driver.abort();
 }
 
@@ -243,7 +253,10 @@ fn it_stands_back_once_when_other_callers_are_about() {
         let wakes = Arc::new(Wakes::default());
         let waker = Waker::from(wakes.clone());
         let mut cx = Context::from_waker(&waker);
-        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert!(
+            Pin::new(&mut driver).poll(&mut cx).is_pending(),
+            "{calls} calls: not all have ended"
+        );
         driver.taken = calls;
         let before = driver.vacant.len();
         senders
@@ -252,7 +265,10 @@ fn it_stands_back_once_when_other_callers_are_about() {
             .send(())
             .expect("a receiver");
         assert_eq!(wakes.0.swap(0, Ordering::SeqCst), 1, "{calls} calls");
-        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert!(
+            Pin::new(&mut driver).poll(&mut cx).is_pending(),
+            "{calls} calls: not all have ended"
+        );
         assert_eq!(
             driver.vacant.len() == before,
             stands_back,
@@ -263,7 +279,10 @@ fn it_stands_back_once_when_other_callers_are_about() {
             usize::from(stands_back),
             "{calls} calls: it comes back by itself"
         );
-        assert!(Pin::new(&mut driver).poll(&mut cx).is_pending());
+        assert!(
+            Pin::new(&mut driver).poll(&mut cx).is_pending(),
+            "{calls} calls: not all have ended"
+        );
         assert_eq!(
             driver.vacant.len(),
             before + 1,

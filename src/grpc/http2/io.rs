@@ -26,6 +26,7 @@ use crate::connection::ConnectionEvents;
 use super::farewell::Farewell;
 use super::frames::{FrameHeaders, Seen};
 use super::gauge::GaugeGuard;
+use super::stall::Stall;
 
 /// How long the reading side may stay silent after a failed write. A socket whose write failed ends
 /// its reads at once; this is for transports that do not.
@@ -51,7 +52,8 @@ pub(in crate::grpc) type SettingsSeen = oneshot::Receiver<io::Result<()>>;
 /// A transport that tells [`ConnectionEvents`] what passes through it.
 pub(in crate::grpc) struct ObservedIo<T> {
     io: T,
-    frames: FrameHeaders,
+    /// `None` where there is nothing to read in the bytes.
+    frames: Option<FrameHeaders>,
     settings: Option<oneshot::Sender<io::Result<()>>>,
     events: ConnectionEvents,
     refusing: Refusing,
@@ -59,6 +61,7 @@ pub(in crate::grpc) struct ObservedIo<T> {
     farewell: Option<Farewell>,
     farewell_said: bool,
     read_ended: bool,
+    stall: Stall,
     _counted: GaugeGuard,
 }
 
@@ -72,12 +75,13 @@ impl<T> ObservedIo<T> {
         io: T,
         events: ConnectionEvents,
         refusing: Refusing,
+        stall: Stall,
         counted: GaugeGuard,
     ) -> (Self, SettingsSeen) {
         let (settings, settings_seen) = oneshot::channel();
         let observed = Self {
             io,
-            frames: FrameHeaders::default(),
+            frames: Some(FrameHeaders::default()),
             settings: Some(settings),
             events,
             refusing,
@@ -85,9 +89,17 @@ impl<T> ObservedIo<T> {
             farewell: None,
             farewell_said: false,
             read_ended: false,
+            stall,
             _counted: counted,
         };
         (observed, settings_seen)
+    }
+
+    /// For a transport below TLS: only its end is seen. Encrypted bytes look like a GOAWAY now and
+    /// then.
+    pub(in crate::grpc) fn encrypted(mut self) -> Self {
+        self.frames = None;
+        self
     }
 
     /// Reads the frame headers in `bytes`. The number of bytes up to a GOAWAY that another one will
@@ -101,7 +113,7 @@ impl<T> ObservedIo<T> {
             refusing,
             ..
         } = self;
-        frames.feed(bytes, |seen| match seen {
+        frames.as_mut()?.feed(bytes, |seen| match seen {
             Seen::Frame {
                 kind: FrameHeaders::SETTINGS,
                 flags,
@@ -165,7 +177,7 @@ impl<T> ObservedIo<T> {
     fn ended(&mut self, error: io::Error) {
         self.refusing.set();
         if let Some(settings) = self.settings.take() {
-            let told = if self.frames.is_foreign() {
+            let told = if self.frames.as_ref().is_some_and(FrameHeaders::is_foreign) {
                 io::Error::new(
                     io::ErrorKind::InvalidData,
                     "the peer does not speak HTTP/2: its first bytes are no SETTINGS frame",
@@ -297,7 +309,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
             return Poll::Ready(answer.map(|()| buf.len()));
         }
         this.writing();
-        let result = ready!(Pin::new(&mut this.io).poll_write(cx, buf));
+        let polled = Pin::new(&mut this.io).poll_write(cx, buf);
+        let result = ready!(this.stall.bound(cx, polled));
         Poll::Ready(this.wrote(cx, result, buf.len()))
     }
 
@@ -312,7 +325,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
             return Poll::Ready(answer.map(|()| len()));
         }
         this.writing();
-        let result = ready!(Pin::new(&mut this.io).poll_write_vectored(cx, bufs));
+        let polled = Pin::new(&mut this.io).poll_write_vectored(cx, bufs);
+        let result = ready!(this.stall.bound(cx, polled));
         Poll::Ready(match result {
             Ok(written) if written > 0 => Ok(written),
             other => this.wrote(cx, other, len()),
@@ -328,7 +342,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         if let Some(answer) = this.after_failed_write() {
             return Poll::Ready(answer);
         }
-        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_flush(cx)) {
+        let polled = Pin::new(&mut this.io).poll_flush(cx);
+        Poll::Ready(match ready!(this.stall.bound(cx, polled)) {
             Err(error) => this.write_failed(cx, error),
             Ok(()) => {
                 if let Some(farewell) = &mut this.farewell {
@@ -344,7 +359,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for ObservedIo<T> {
         if let Some(answer) = this.after_failed_write() {
             return Poll::Ready(answer);
         }
-        Poll::Ready(match ready!(Pin::new(&mut this.io).poll_shutdown(cx)) {
+        let polled = Pin::new(&mut this.io).poll_shutdown(cx);
+        Poll::Ready(match ready!(this.stall.bound(cx, polled)) {
             Err(error) => this.write_failed(cx, error),
             Ok(()) => Ok(()),
         })

@@ -6,7 +6,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use super::*;
-use crate::grpc::http2::ConnectionGauge;
+use crate::grpc::http2::{Caller, ConnectionGauge};
 
 fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
     let len = (payload as u32).to_be_bytes();
@@ -130,7 +130,9 @@ fn watch<T>(io: T) -> Watched<T> {
     let events = ConnectionEvents::detached();
     let refusing = Refusing::default();
     let gauge = ConnectionGauge::default();
-    let (io, settings) = ObservedIo::new(io, events.clone(), refusing.clone(), gauge.enter());
+    let stall = Stall::new(&Caller::default(), Duration::from_secs(20));
+    let counted = gauge.enter();
+    let (io, settings) = ObservedIo::new(io, events.clone(), refusing.clone(), stall, counted);
     Watched {
         io,
         settings,
@@ -193,9 +195,37 @@ async fn a_goaway_stops_calls_at_its_header_and_is_told_with_its_reason() {
 }
 
 #[tokio::test]
+async fn no_frame_is_seen_in_bytes_that_are_encrypted() {
+    let (client, mut server) = tokio::io::duplex(64);
+    let mut watched = watch(client);
+    watched.io = watched.io.encrypted();
+    // As chance may have it.
+    let bytes = [frame(4, 0, 0), frame(7, 0, 8)].concat();
+    server.write_all(&bytes).await.unwrap();
+    let mut buf = vec![0; bytes.len()];
+    watched.io.read_exact(&mut buf).await.unwrap();
+    assert_eq!(buf, bytes, "nothing is kept back");
+    assert!(
+        !watched.refusing.get() && !watched.events.has_ended(),
+        "a healthy connection goes on"
+    );
+    assert!(
+        watched.settings.try_recv().is_err(),
+        "nor does it tell of SETTINGS"
+    );
+    drop(server);
+    assert_eq!(watched.io.read(&mut buf).await.unwrap(), 0, "its end");
+    assert!(watched.events.has_ended(), "is seen nevertheless");
+}
+
+#[tokio::test]
 async fn the_end_of_the_stream_is_told_with_the_reason_for_a_missing_settings() {
     let mut watched = broken([Ok(vec![])]);
-    assert_eq!(read(&mut watched.io).await.unwrap(), 0);
+    assert_eq!(
+        read(&mut watched.io).await.unwrap(),
+        0,
+        "the end is passed on"
+    );
     assert!(watched.events.has_ended(), "an EOF ends the connection");
     let error = watched.settings.await.unwrap().unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof, "{error}");
@@ -282,7 +312,7 @@ async fn the_grace_wakes_a_task_that_polled_nothing_but_the_write() {
         .await
         .expect("the timer wakes the writer's task")
         .unwrap_err();
-    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
+    assert_eq!(error.kind(), io::ErrorKind::BrokenPipe, "the write's error");
 }
 
 #[tokio::test]
@@ -304,7 +334,11 @@ async fn a_write_of_nothing_counts_as_failed() {
         }
     }
     let mut watched = watch(Full);
-    assert_eq!(watched.io.write(b"abc").await.unwrap(), 3);
+    assert_eq!(
+        watched.io.write(b"abc").await.unwrap(),
+        3,
+        "the error is held back"
+    );
     assert!(
         watched.events.has_ended(),
         "a full transport is a broken one"
@@ -414,7 +448,7 @@ async fn a_farewell_does_not_wait_for_writes_that_never_pause() {
     let read = watched.io.read_exact(&mut got);
     let read = timeout(Duration::from_secs(30), read).await;
     read.expect("the wait has an end").unwrap();
-    assert_eq!(got, farewell);
+    assert_eq!(got, farewell, "it is passed on whole");
     assert!(
         started.elapsed() >= Duration::from_millis(100),
         "but it does wait"

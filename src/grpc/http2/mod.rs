@@ -12,11 +12,13 @@
 //! - `farewell`: keeps a server's first GOAWAY back until what is queued is sent, because a server
 //!   that is sent requests while it closes loses its last responses;
 //! - `parting`: keeps window updates from such a server too, for the same reason;
+//! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `executor`: where the connection's tasks run;
-//! - `settings`, `connector`, `service`: the rest.
+//! - `settings`, `connector`, `service`, `body`: the rest.
 
 mod address;
+mod body;
 mod connect_error;
 mod connector;
 mod cork;
@@ -30,9 +32,11 @@ mod parting;
 mod replay;
 mod service;
 mod settings;
+mod stall;
 mod unwritten;
 
 pub use address::check_address;
+pub use body::Http2Body;
 pub use connect_error::ConnectError;
 pub use connector::Http2Connector;
 pub use error::{AttemptError, is_connection_lost};
@@ -41,6 +45,7 @@ pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
 pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+pub(super) use stall::{Caller, Stall};
 
 #[cfg(test)]
 mod tests;

@@ -40,7 +40,11 @@ async fn poll_read(io: &mut Parting<DuplexStream>) -> Poll<usize> {
 async fn updates_pass_until_the_connection_takes_no_more_calls() {
     let (mut io, refusing, mut server) = parting(1024);
     io.write_all(&update(1, 5)).await.unwrap();
-    assert_eq!(came(&mut server).await, update(1, 5));
+    assert_eq!(
+        came(&mut server).await,
+        update(1, 5),
+        "it takes calls still"
+    );
     refusing.set();
     io.write_all(&update(1, 6)).await.unwrap();
     io.flush().await.unwrap();
@@ -51,7 +55,11 @@ async fn updates_pass_until_the_connection_takes_no_more_calls() {
     assert_eq!(came(&mut server).await, b"", "two in one write too");
     let third = update(3, 1);
     let slices = [io::IoSlice::new(&third)];
-    assert_eq!(io.write_vectored(&slices).await.unwrap(), FRAME_LEN);
+    assert_eq!(
+        io.write_vectored(&slices).await.unwrap(),
+        FRAME_LEN,
+        "it counts as written"
+    );
     assert_eq!(came(&mut server).await, b"", "as a slice too");
     io.write_all(b"a frame").await.unwrap();
     let all = [
@@ -80,12 +88,20 @@ async fn an_update_goes_out_when_the_server_has_used_what_it_had() {
     io.write_all(&update(1, 50)).await.unwrap();
     for piece in [40, 59] {
         server.write_all(&vec![0; piece]).await.unwrap();
-        assert_eq!(poll_read(&mut io).await, Poll::Ready(piece));
+        assert_eq!(
+            poll_read(&mut io).await,
+            Poll::Ready(piece),
+            "what came is passed on"
+        );
         assert_eq!(came(&mut server).await, b"", "100 bytes are allowed");
     }
     server.write_all(&[0]).await.unwrap();
-    assert!(poll_read(&mut io).await.is_ready());
-    assert_eq!(came(&mut server).await, update(1, 50));
+    assert!(poll_read(&mut io).await.is_ready(), "the last one too");
+    assert_eq!(
+        came(&mut server).await,
+        update(1, 50),
+        "then the server needs it"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -97,7 +113,11 @@ async fn an_update_goes_out_when_the_server_falls_silent() {
     for _ in 0..10 {
         tokio::time::advance(SILENCE / 2).await;
         server.write_all(b"more").await.unwrap();
-        assert_eq!(io.read(&mut bytes).await.unwrap(), 4);
+        assert_eq!(
+            io.read(&mut bytes).await.unwrap(),
+            4,
+            "what came is passed on"
+        );
     }
     assert_eq!(came(&mut server).await, b"", "it is not silent");
     let began = Instant::now();
@@ -105,10 +125,13 @@ async fn an_update_goes_out_when_the_server_falls_silent() {
     let reader = tokio::spawn(async move { io.read(&mut bytes).await });
     let mut got = [0; FRAME_LEN];
     server.read_exact(&mut got).await.unwrap();
-    assert_eq!(got[..], update(1, 5000));
+    assert_eq!(got[..], update(1, 5000), "the update that was kept");
     // The timer has whole milliseconds.
     let waited = began.elapsed();
-    assert!(waited >= SILENCE && waited <= SILENCE + Duration::from_millis(2));
+    assert!(
+        waited >= SILENCE && waited <= SILENCE + Duration::from_millis(2),
+        "{waited:?}"
+    );
     reader.abort();
 }
 
@@ -121,7 +144,10 @@ async fn the_silence_wakes_a_task_that_only_wrote() {
         // As a connection that has just read all there was, and reads again only when it is woken.
         if !std::mem::replace(&mut wrote, true) {
             let kept = Pin::new(&mut io).poll_write(cx, &update(1, 5));
-            assert!(matches!(kept, Poll::Ready(Ok(FRAME_LEN))));
+            assert!(
+                matches!(kept, Poll::Ready(Ok(FRAME_LEN))),
+                "it counts as written"
+            );
             return Poll::Pending;
         }
         let mut bytes = [0; 8];
@@ -129,7 +155,7 @@ async fn the_silence_wakes_a_task_that_only_wrote() {
     }));
     let mut got = [0; FRAME_LEN];
     server.read_exact(&mut got).await.unwrap();
-    assert_eq!(got[..], update(1, 5));
+    assert_eq!(got[..], update(1, 5), "the update that was kept");
     writer.abort();
 }
 
@@ -146,7 +172,7 @@ async fn a_server_that_takes_little_gets_whole_frames_in_order() {
     });
     let mut got = vec![0; expected.len()];
     server.read_exact(&mut got).await.unwrap();
-    assert_eq!(got, expected);
+    assert_eq!(got, expected, "whole and in order");
     let _io = writer.await.unwrap();
 }
 
@@ -158,5 +184,5 @@ async fn a_shutdown_does_not_send_what_nobody_needs() {
     io.shutdown().await.unwrap();
     let mut rest = Vec::new();
     server.read_to_end(&mut rest).await.unwrap();
-    assert_eq!(rest, b"");
+    assert_eq!(rest, b"", "no update");
 }

@@ -5,15 +5,20 @@
 //! gets is a [`ReplayBody`], which remembers what it has passed on; the call keeps the head and the
 //! other end ([`Replay`]) and puts the request together again if it must. When the response begins,
 //! the copy is dropped.
+//!
+//! The response then holds an [`Answered`]. hyper resets a stream whose response is dropped only once
+//! it has sent the request too, and for that it would wait as long as the request's body does.
 
 use std::collections::VecDeque;
 use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
+use futures_util::task::AtomicWaker;
 use http::{Extensions, HeaderMap, Method, Request, Uri, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use tonic::body::Body;
@@ -22,7 +27,7 @@ use crate::error::BoxError;
 
 /// The kept side of a request that hyper works on.
 pub(super) struct Replay {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Shared>,
     method: Method,
     uri: Uri,
     version: Version,
@@ -33,12 +38,41 @@ pub(super) struct Replay {
 /// The body as hyper gets it.
 #[derive(Debug)]
 pub(super) struct ReplayBody {
-    shared: Arc<Mutex<Shared>>,
+    shared: Arc<Shared>,
     hint: SizeHint,
     ended: bool,
 }
 
+/// The response's part in its request: nobody wants the rest when this is dropped.
+#[derive(Debug)]
+pub(super) struct Answered(Weak<Shared>);
+
+impl Drop for Answered {
+    fn drop(&mut self) {
+        // Without a lock: the request's own body may be what drops its response.
+        if let Some(shared) = self.0.upgrade() {
+            shared.over.store(true, Ordering::Release);
+            shared.sender.wake();
+        }
+    }
+}
+
+#[derive(Debug)]
 struct Shared {
+    state: Mutex<State>,
+    /// Nobody reads the response any more.
+    over: AtomicBool,
+    /// Who sends the body, when that has no frame.
+    sender: AtomicWaker,
+}
+
+impl Shared {
+    fn lock(&self) -> LockResult<MutexGuard<'_, State>> {
+        self.state.lock()
+    }
+}
+
+struct State {
     /// Taken out when the request goes back; a `ReplayBody` that is left without it is dead.
     body: Option<Body>,
     /// The frames that hyper has taken, or `None` when the copy is not kept any more.
@@ -71,15 +105,19 @@ impl Replay {
     ) -> (Request<ReplayBody>, Self) {
         let (mut parts, body) = request.into_parts();
         let hint = body.size_hint();
-        let shared = Arc::new(Mutex::new(Shared {
-            body: Some(body),
-            taken: Some(Taken {
-                room: limit,
-                ..Taken::default()
+        let shared = Arc::new(Shared {
+            state: Mutex::new(State {
+                body: Some(body),
+                taken: Some(Taken {
+                    room: limit,
+                    ..Taken::default()
+                }),
+                ahead: None,
+                touched: false,
             }),
-            ahead: None,
-            touched: false,
-        }));
+            over: AtomicBool::new(false),
+            sender: AtomicWaker::new(),
+        });
         let target = uri(&parts.uri);
         let kept = Self {
             shared: shared.clone(),
@@ -98,24 +136,25 @@ impl Replay {
     }
 
     /// The response has begun: no copy is needed any more.
-    pub(super) fn forget(self) {
-        if let Ok(mut shared) = self.shared.lock() {
-            shared.taken = None;
+    pub(super) fn answered(self) -> Answered {
+        if let Ok(mut state) = self.shared.lock() {
+            state.taken = None;
         }
+        Answered(Arc::downgrade(&self.shared))
     }
 
     /// Whether hyper never asked for the body.
     pub(super) fn is_untouched(&self) -> bool {
-        self.shared.lock().is_ok_and(|shared| !shared.touched)
+        self.shared.lock().is_ok_and(|state| !state.touched)
     }
 
     /// The whole request, if all of it is still there. What hyper holds of it is dead from then on.
     pub(super) fn rebuild(self) -> Option<Request<Body>> {
         // A panic in the caller's own body leaves the lock poisoned and the body in doubt.
-        let mut shared = self.shared.lock().ok()?;
-        let taken = shared.taken.take()?;
-        let rest = shared.body.take()?;
-        drop(shared);
+        let mut state = self.shared.lock().ok()?;
+        let taken = state.taken.take()?;
+        let rest = state.body.take()?;
+        drop(state);
         let body = taken.followed_by(rest);
         let mut request = Request::new(body);
         *request.method_mut() = self.method;
@@ -127,7 +166,7 @@ impl Replay {
     }
 }
 
-impl Shared {
+impl State {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.touched = true;
         let frame = match self.ahead.take() {
@@ -219,13 +258,24 @@ impl HttpBody for ReplayBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         // Held while the caller's body is polled. The other side only ever looks and leaves.
-        let Ok(mut shared) = this.shared.lock() else {
+        let Ok(mut state) = this.shared.lock() else {
             return Poll::Ready(Some(Err(TakenBack.into())));
         };
-        let polled = ready!(shared.poll_frame(cx));
+        let polled = state.poll_frame(cx);
+        if polled.is_pending() {
+            // Ahead of the look at `over`.
+            this.shared.sender.register(cx.waker());
+        }
+        if this.shared.over.load(Ordering::Acquire) {
+            this.ended = true;
+            // hyper resets the stream for this reason.
+            let cancelled = h2::Error::from(h2::Reason::CANCEL);
+            return Poll::Ready(Some(Err(cancelled.into())));
+        }
+        let polled = ready!(polled);
         this.hint = SizeHint::default();
         this.ended = match &polled {
-            Some(Ok(_)) => shared.has_ended(),
+            Some(Ok(_)) => state.has_ended(),
             _ => true,
         };
         Poll::Ready(polled)
@@ -309,9 +359,9 @@ impl fmt::Display for TakenBack {
 
 impl StdError for TakenBack {}
 
-impl fmt::Debug for Shared {
+impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Shared")
+        f.debug_struct("State")
             .field("copied", &self.taken.is_some())
             .field("touched", &self.touched)
             .finish_non_exhaustive()

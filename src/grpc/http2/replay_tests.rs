@@ -67,13 +67,17 @@ async fn a_request_comes_back_whole_wherever_it_was_left() {
         for _ in 0..taken {
             next(&mut body).await.unwrap().unwrap();
         }
-        assert_eq!(kept.is_untouched(), taken == 0);
+        assert_eq!(kept.is_untouched(), taken == 0, "after {taken} frames");
         let back = kept.rebuild().expect("it fits");
-        assert_eq!(back.method(), Method::POST);
+        assert_eq!(back.method(), Method::POST, "its own method");
         assert_eq!(back.uri(), "/p.S/M", "its own URI");
-        assert_eq!(back.version(), Version::HTTP_2);
-        assert_eq!(back.headers().get_all("a").iter().count(), 2);
-        assert_eq!(back.extensions().get(), Some(&7_u8));
+        assert_eq!(back.version(), Version::HTTP_2, "its own version");
+        assert_eq!(
+            back.headers().get_all("a").iter().count(),
+            2,
+            "all its headers"
+        );
+        assert_eq!(back.extensions().get(), Some(&7_u8), "its own extensions");
         let (text, trailers) = collect(back).await;
         assert_eq!(text, "onetwothree", "after {taken} frames");
         assert_eq!(trailers.unwrap()["t"], "9", "after {taken} frames");
@@ -103,7 +107,11 @@ async fn a_second_refusal_is_survived_too() {
         next(&mut body).await.unwrap().unwrap();
         request = kept.rebuild().expect("it fits");
     }
-    assert_eq!(collect(request).await.0, "onetwothree");
+    assert_eq!(
+        collect(request).await.0,
+        "onetwothree",
+        "it is whole each time"
+    );
 }
 
 #[tokio::test]
@@ -116,7 +124,7 @@ async fn over_the_limit_nothing_comes_back() {
         body.shared.lock().unwrap().taken.is_none(),
         "the copy is freed at once"
     );
-    assert!(kept.rebuild().is_none());
+    assert!(kept.rebuild().is_none(), "a part is no request");
 
     let (sent, kept) = split(script([data("12345"), data("6789")]), 9);
     let mut body = sent.into_body();
@@ -142,8 +150,11 @@ async fn the_copy_is_freed_when_the_response_begins() {
     let (sent, kept) = split(script([data("1"), data("2")]), 1024);
     let mut body = sent.into_body();
     next(&mut body).await.unwrap().unwrap();
-    kept.forget();
-    assert!(body.shared.lock().unwrap().taken.is_none());
+    let _answered = kept.answered();
+    assert!(
+        body.shared.lock().unwrap().taken.is_none(),
+        "nobody will ask for it"
+    );
     assert!(
         next(&mut body).await.unwrap().is_ok(),
         "the rest of the request still flows"
@@ -158,10 +169,13 @@ fn an_empty_body_is_asked_before_it_ends() {
     assert_eq!(body.size_hint().exact(), Some(0), "its length is known");
     let mut cx = Context::from_waker(Waker::noop());
     let polled = Pin::new(&mut body).poll_frame(&mut cx);
-    assert!(matches!(polled, Poll::Ready(None)));
-    assert!(body.is_end_stream());
-    assert!(!kept.is_untouched());
-    assert!(kept.rebuild().expect("it fits").body().is_end_stream());
+    assert!(matches!(polled, Poll::Ready(None)), "it is empty");
+    assert!(body.is_end_stream(), "and says so");
+    assert!(!kept.is_untouched(), "it was asked for");
+    assert!(
+        kept.rebuild().expect("it fits").body().is_end_stream(),
+        "what comes back is empty too"
+    );
 }
 
 #[test]
@@ -169,9 +183,12 @@ fn a_known_length_stays_known() {
     let request = Request::new(Body::new(Full::new(Bytes::from_static(b"12345"))));
     let (sent, kept) = split(request, 1024);
     let mut body = sent.into_body();
-    assert_eq!(body.size_hint().exact(), Some(5));
+    assert_eq!(body.size_hint().exact(), Some(5), "before it is sent");
     let mut cx = Context::from_waker(Waker::noop());
-    assert!(Pin::new(&mut body).poll_frame(&mut cx).is_ready());
+    assert!(
+        Pin::new(&mut body).poll_frame(&mut cx).is_ready(),
+        "the frame is there"
+    );
     assert!(
         body.is_end_stream(),
         "the end that the body knows of is passed on: the last frame carries it"
@@ -185,10 +202,10 @@ async fn the_last_frame_carries_the_end_of_the_stream() {
     let (sent, _kept) = split(script([data("one"), data("two")]), 1024);
     let mut body = sent.into_body();
     let first = next(&mut body).await.unwrap().unwrap();
-    assert_eq!(first.into_data().unwrap(), "one");
+    assert_eq!(first.into_data().unwrap(), "one", "the frame comes first");
     assert!(!body.is_end_stream(), "another frame follows");
     let second = next(&mut body).await.unwrap().unwrap();
-    assert_eq!(second.into_data().unwrap(), "two");
+    assert_eq!(second.into_data().unwrap(), "two", "the other frame");
     assert!(
         body.is_end_stream(),
         "no empty frame is needed after the last one"
@@ -201,8 +218,62 @@ async fn a_body_that_fails_after_a_frame_passes_the_frame_on_first() {
     let (sent, _kept) = split(script([data("one"), failed]), 1024);
     let mut body = sent.into_body();
     let first = next(&mut body).await.unwrap().unwrap();
-    assert_eq!(first.into_data().unwrap(), "one");
+    assert_eq!(first.into_data().unwrap(), "one", "the frame comes first");
     assert!(!body.is_end_stream(), "an error is no end");
     let error = next(&mut body).await.unwrap().unwrap_err();
     assert!(error.to_string().contains("torn"), "{error}");
+}
+
+#[derive(Default)]
+struct Wakes(std::sync::atomic::AtomicUsize);
+
+impl std::task::Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn a_request_whose_response_is_dropped_ends_with_a_cancellation() {
+    let idle = http_body_util::StreamBody::new(futures::stream::pending::<
+        Result<Frame<Bytes>, tonic::Status>,
+    >());
+    let (sent, kept) = split(Request::new(Body::new(idle)), 1024);
+    let mut body = sent.into_body();
+    let answered = kept.answered();
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = Context::from_waker(&waker);
+    let polled = Pin::new(&mut body).poll_frame(&mut cx);
+    assert!(polled.is_pending(), "the request has nothing to say");
+    drop(answered);
+    assert_eq!(
+        wakes.0.load(Ordering::SeqCst),
+        1,
+        "who waits for the request is told"
+    );
+    let error = next(&mut body).await.unwrap().unwrap_err();
+    let reason = error.downcast::<h2::Error>().unwrap().reason();
+    assert_eq!(reason, Some(h2::Reason::CANCEL), "for hyper to pass on");
+    assert!(body.is_end_stream(), "nothing follows");
+}
+
+/// As a stream of requests that are made from the replies.
+#[tokio::test]
+async fn a_request_may_drop_its_own_response() {
+    let own = Arc::new(Mutex::new(None::<Answered>));
+    let held = own.clone();
+    let stream = futures::stream::poll_fn(move |_| {
+        held.lock().unwrap().take();
+        Poll::<Option<Result<Frame<Bytes>, tonic::Status>>>::Pending
+    });
+    let body = Body::new(http_body_util::StreamBody::new(stream));
+    let (sent, kept) = split(Request::new(body), 1024);
+    let mut body = sent.into_body();
+    *own.lock().unwrap() = Some(kept.answered());
+    let ended = next(&mut body).await;
+    assert!(
+        matches!(ended, Some(Err(_))),
+        "it is cancelled, and nothing is stuck"
+    );
 }

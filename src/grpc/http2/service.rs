@@ -7,27 +7,31 @@ use std::task::{Context, Poll};
 use arc_swap::ArcSwapOption;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, Uri};
-use hyper::body::Incoming;
 use hyper::client::conn::http2::SendRequest;
 use tonic::body::Body;
 use tower_service::Service;
 
+use super::body::Http2Body;
 use super::error::{AttemptError, is_unprocessed};
 use super::io::Refusing;
 use super::replay::{Replay, ReplayBody};
+use super::stall::Caller;
 
 /// One connection. Cheap to clone; the connection lives until the last clone is dropped and the
 /// calls under way have ended.
 ///
 /// A request gets the endpoint's scheme and authority; nothing else of it is changed.
 ///
-/// Dropping a call's future resets its stream with CANCEL and leaves the connection alone.
+/// Dropping a call's future or the response's body resets its stream with CANCEL and leaves the
+/// connection alone. A request that waits for the server's window is reset when it may go on.
 #[derive(Clone)]
 pub struct Http2 {
     connection: Arc<Connection>,
 }
 
 pub(super) struct Connection {
+    // Ahead of the sender, whose drop wakes the connection's task.
+    _caller: Caller,
     /// The one lasting way into hyper's queue, emptied when hyper's side of it has ended.
     ///
     /// A request that is queued in the very moment in which hyper drops the queue's other end may
@@ -42,6 +46,7 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(
+        caller: Caller,
         sender: SendRequest<ReplayBody>,
         scheme: Scheme,
         authority: Authority,
@@ -49,6 +54,7 @@ impl Connection {
         replay_limit_bytes: usize,
     ) -> Self {
         Self {
+            _caller: caller,
             sender: ArcSwapOption::from_pointee(sender),
             scheme,
             authority,
@@ -94,7 +100,7 @@ impl Drop for Retire {
 }
 
 impl Service<Request<Body>> for Http2 {
-    type Response = Response<Incoming>;
+    type Response = Response<Http2Body>;
     type Error = AttemptError;
     type Future = Http2Future;
 
@@ -127,8 +133,8 @@ impl Service<Request<Body>> for Http2 {
             inner: Box::pin(async move {
                 match sent.await {
                     Ok(response) => {
-                        kept.forget();
-                        Ok(response)
+                        let answered = kept.answered();
+                        Ok(response.map(|body| Http2Body::new(body, answered)))
                     }
                     Err(mut error) => {
                         let queued = error.take_message().is_some();
@@ -155,11 +161,11 @@ impl fmt::Debug for Http2 {
 /// A call on an [`Http2`], until its response head.
 pub struct Http2Future {
     // hyper's future has no name, so it is boxed.
-    inner: Pin<Box<dyn Future<Output = Result<Response<Incoming>, AttemptError>> + Send>>,
+    inner: Pin<Box<dyn Future<Output = Result<Response<Http2Body>, AttemptError>> + Send>>,
 }
 
 impl Future for Http2Future {
-    type Output = Result<Response<Incoming>, AttemptError>;
+    type Output = Result<Response<Http2Body>, AttemptError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         self.inner.as_mut().poll(cx)

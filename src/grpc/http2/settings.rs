@@ -42,7 +42,8 @@ pub struct Http2Settings {
     /// clients have it (gRFC A8): servers close a connection that pings more often than they allow.
     pub keep_alive_interval: Option<Duration>,
     /// How long a PING may go without an answer before the connection is closed. Default 20 s
-    /// (gRFC A8).
+    /// (gRFC A8). Without pings too, a connection whose endpoint has left or whose last handle is
+    /// dropped is closed, streams and all, if its server takes no bytes for so long.
     pub keep_alive_timeout: Duration,
     /// Pings even while no call is under way. Default `false` (gRFC A8).
     pub keep_alive_while_idle: bool,
@@ -162,7 +163,10 @@ mod tests {
 
     #[test]
     fn the_defaults_are_accepted() {
-        assert!(Http2Settings::default().check().is_ok());
+        assert!(
+            Http2Settings::default().check().is_ok(),
+            "what is not set can be used"
+        );
     }
 
     #[test]

@@ -58,7 +58,8 @@ async fn a_request_carries_the_endpoints_origin_and_its_own_path() {
     let mut service = connect(Http2Settings::default(), format!("http://{address}")).await;
     assert_eq!(
         text(&mut service, request("abc")).await,
-        format!("http://{address}/p.S/M abc")
+        format!("http://{address}/p.S/M abc"),
+        "the path stays"
     );
     let mut elsewhere = request("abc");
     *elsewhere.uri_mut() = Uri::from_static("https://elsewhere:1/q?x=1");
@@ -79,7 +80,8 @@ async fn an_origin_of_the_settings_replaces_the_endpoints() {
     let mut service = connect(settings, format!("http://{address}")).await;
     assert_eq!(
         text(&mut service, request("abc")).await,
-        "https://public.example:7/p.S/M abc"
+        "https://public.example:7/p.S/M abc",
+        "the origin takes the place of the address"
     );
 }
 
@@ -103,7 +105,10 @@ async fn all_settings_together_make_a_working_connection() {
         ..Http2Settings::default()
     };
     let mut service = connect(settings, format!("http://{address}")).await;
-    assert!(text(&mut service, request("abc")).await.ends_with(" abc"));
+    assert!(
+        text(&mut service, request("abc")).await.ends_with(" abc"),
+        "a connection with these settings works"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -115,7 +120,10 @@ async fn many_calls_share_one_connection() {
             let mut service = service.clone();
             tokio::spawn(async move {
                 for _ in 0..20 {
-                    assert!(text(&mut service, request("abc")).await.ends_with(" abc"));
+                    assert!(
+                        text(&mut service, request("abc")).await.ends_with(" abc"),
+                        "each gets its answer"
+                    );
                 }
             })
         })
@@ -161,7 +169,11 @@ async fn https_speaks_tls_and_says_so() {
         let endpoint = Endpoint::new(format!("{scheme}://localhost:{port}"));
         let dialled = trusting.connect(&endpoint, ConnectionEvents::detached());
         let mut service = soon("a connection", dialled).await.expect("it connects");
-        assert_eq!(text(&mut service, request("")).await, "https");
+        assert_eq!(
+            text(&mut service, request("")).await,
+            "https",
+            "over {scheme}"
+        );
     }
     let strange = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let wary = connector(Tls::new().ca_certificate(strange.cert.pem()));

@@ -100,7 +100,7 @@ async fn an_attempt_with_a_stuck_peer_can_be_dropped() {
         let events = ConnectionEvents::detached();
         let endpoint = Endpoint::new("http://a:1");
         let mut attempt = tokio_test(connector.connect(&endpoint, events.clone()));
-        assert!(attempt.poll());
+        assert!(attempt.poll(), "the dial has begun");
         let mut stuck = soon("a dial", accept.recv()).await.unwrap();
         let reader = tokio::spawn(async move {
             if reads_preface {
@@ -113,7 +113,7 @@ async fn an_attempt_with_a_stuck_peer_can_be_dropped() {
             !reads_preface || reader.is_finished()
         })
         .await;
-        assert_eq!(connector.gauge().open(), 1);
+        assert_eq!(connector.gauge().open(), 1, "it is counted while it waits");
         attempt.drop();
         until("the count", || connector.gauge().open() == 0).await;
         assert!(events.has_ended(), "reads_preface {reads_preface}");
@@ -125,7 +125,7 @@ async fn an_attempt_dropped_after_settings_leaves_nothing() {
     let (connector, mut accept) = connector(Http2Settings::default(), 1 << 16);
     let mut attempt =
         tokio_test(connector.connect(&Endpoint::new("http://a:1"), ConnectionEvents::detached()));
-    assert!(attempt.poll());
+    assert!(attempt.poll(), "the dial has begun");
     let mut peer = soon("a dial", accept.recv()).await.unwrap();
     peer.settings(&[]).await;
     peer.read_preface().await;
@@ -152,7 +152,7 @@ async fn a_peer_that_closes_or_speaks_http1_is_told_apart() {
         let error = error.unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
         assert!(error.contains("http://peer.test"), "where: {error}");
-        assert!(events.has_ended());
+        assert!(events.has_ended(), "the attempt is over");
         until("the count", || connector.gauge().open() == 0).await;
     }
 }
@@ -246,7 +246,7 @@ async fn a_call_under_way_outlives_the_services() {
     until("the count", || connector.gauge().open() == 0).await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_ping_without_an_answer_ends_the_connection() {
     let settings = Http2Settings {
         keep_alive_interval: Some(Duration::from_millis(20)),

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 use tower_service::Service;
 
@@ -11,7 +10,7 @@ use super::peer::{
     DATA, END_HEADERS, END_STREAM, HEADERS, Open, PING, Peer, SETTINGS, STATUS_200, WINDOW_UPDATE,
     open, request, soon,
 };
-use crate::grpc::http2::Http2;
+use crate::grpc::http2::{Http2, Http2Body};
 
 const ACK: u8 = 1;
 
@@ -35,7 +34,7 @@ async fn a_farewell_is_answered_at_once_when_nothing_is_queued() {
         }
         let began = Instant::now();
         say_farewell(&mut peer).await;
-        assert_eq!(peer.next(PING).await.flags, ACK);
+        assert_eq!(peer.next(PING).await.flags, ACK, "the PING is answered");
         assert_eq!(
             began.elapsed(),
             Duration::ZERO,
@@ -79,7 +78,7 @@ async fn a_farewell_is_answered_behind_what_is_queued() {
 }
 
 /// A call whose response has begun, and which the server ends by and by if it `parts`.
-async fn download(parts: bool) -> (Incoming, Peer, Http2) {
+async fn download(parts: bool) -> (Http2Body, Peer, Http2) {
     let Open {
         mut service,
         mut peer,
@@ -116,7 +115,7 @@ async fn a_server_that_may_have_said_all_gets_no_window_update() {
         for _ in 0..WINDOW / FRAME_LEN - 1 {
             peer.send(DATA, 0, 1, &[1; FRAME_LEN]).await;
             let frame = soon("a frame", body.frame()).await.expect("no end yet");
-            assert!(frame.expect("whole").is_data());
+            assert!(frame.expect("whole").is_data(), "what was sent arrives");
         }
         let update = timeout(MOMENT, peer.next(WINDOW_UPDATE)).await;
         assert_eq!(
@@ -165,7 +164,8 @@ async fn a_long_download_goes_on_while_the_server_parts() {
     }
     assert_eq!(
         soon("the body", reader).await.expect("no panic"),
-        WINDOWS * WINDOW
+        WINDOWS * WINDOW,
+        "nothing is missing"
     );
     assert!(
         began.elapsed() <= SILENCE * WINDOWS as u32,

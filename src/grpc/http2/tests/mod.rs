@@ -1,6 +1,7 @@
 //! Whole connections, against peers that are written frame by frame and against real servers.
 
 mod calls;
+mod closing;
 mod connecting;
 mod farewell;
 mod peer;

@@ -30,7 +30,7 @@ pub(super) const REFUSED_STREAM: u32 = 7;
 /// The one entry of HPACK's static table for `:status: 200`.
 pub(super) const STATUS_200: &[u8] = &[0x88];
 
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(30);
 
 /// Every wait in these tests ends.
 pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
@@ -68,7 +68,10 @@ impl Peer {
         soon("the preface", self.io.read_exact(&mut preface))
             .await
             .expect("a preface");
-        assert_eq!(&preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        assert_eq!(
+            &preface, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "RFC 9113 section 3.4"
+        );
     }
 
     /// The next frame, or `None` at the end.

@@ -63,10 +63,17 @@ async fn a_goaway_below_the_stream_gives_the_request_back() {
         service, mut peer, ..
     } = open().await;
     let called = call(&service, request("abc"));
-    assert_eq!(peer.request().await, (1, b"abc".to_vec()));
+    assert_eq!(
+        peer.request().await,
+        (1, b"abc".to_vec()),
+        "the server has it"
+    );
     peer.goaway(0).await;
     let error = failed(called).await;
-    assert!(error.is_connection_lost());
+    assert!(
+        error.is_connection_lost(),
+        "the call died with its connection: {error:?}"
+    );
     comes_back(error, "abc").await;
 }
 
@@ -80,7 +87,10 @@ async fn a_goaway_that_names_the_stream_and_an_end_do_not() {
     peer.goaway(1).await;
     drop(peer);
     let error = failed(called).await;
-    assert!(error.is_connection_lost());
+    assert!(
+        error.is_connection_lost(),
+        "the call died with its connection: {error:?}"
+    );
     stays_away(error);
 }
 
@@ -90,9 +100,9 @@ async fn of_two_streams_a_goaway_gives_back_the_later_only() {
         service, mut peer, ..
     } = open().await;
     let first = call(&service, request("abc"));
-    assert_eq!(peer.request().await.0, 1);
+    assert_eq!(peer.request().await.0, 1, "the first stream");
     let second = call(&service, request("def"));
-    assert_eq!(peer.request().await.0, 3);
+    assert_eq!(peer.request().await.0, 3, "the second stream");
     // The two steps of a graceful end: first all may come, then the line is drawn.
     peer.goaway(0x7fff_ffff).await;
     peer.goaway(1).await;
@@ -161,8 +171,11 @@ async fn an_end_without_goaway_does_not() {
     peer.request().await;
     drop(peer);
     let error = failed(called).await;
-    assert!(error.is_connection_lost());
-    assert!(events.has_ended());
+    assert!(
+        error.is_connection_lost(),
+        "the call died with its connection: {error:?}"
+    );
+    assert!(events.has_ended(), "the balancer knows");
     stays_away(error);
 }
 
@@ -178,12 +191,18 @@ async fn a_request_in_hypers_queue_comes_back() {
     until("the GOAWAY", || events.has_ended()).await;
     // The balancer looked before the GOAWAY came and calls after it.
     let error = failed(call(&service, request("abc"))).await;
-    assert!(error.is_connection_lost());
+    assert!(
+        error.is_connection_lost(),
+        "the call died with its connection: {error:?}"
+    );
     comes_back(error, "abc").await;
 
     peer.closed().await;
     let error = failed(call(&service, request("def"))).await;
-    assert!(error.is_connection_lost());
+    assert!(
+        error.is_connection_lost(),
+        "the call died with its connection: {error:?}"
+    );
     comes_back(error, "def").await;
 }
 
@@ -195,7 +214,7 @@ async fn requests_that_wait_for_a_free_stream_come_back() {
             service, mut peer, ..
         } = open_with(Http2Settings::default(), &[(MAX_CONCURRENT_STREAMS, 1)]).await;
         let first = call(&service, request("one"));
-        assert_eq!(peer.request().await.0, 1);
+        assert_eq!(peer.request().await.0, 1, "the first stream");
         let waiting = [
             call(&service, request("two")),
             call(&service, request("three")),
@@ -250,7 +269,11 @@ async fn a_stream_refused_in_the_middle_goes_on_elsewhere() {
     } = open().await;
     send(b"one ");
     let called = call(&service, streaming);
-    assert_eq!(peer.next(DATA).await.payload, b"one ");
+    assert_eq!(
+        peer.next(DATA).await.payload,
+        b"one ",
+        "the first part is sent"
+    );
     peer.goaway(0).await;
     let Ok(request) = failed(called).await.reclaim() else {
         panic!("a refused stream comes back while it is being sent")
@@ -275,7 +298,7 @@ async fn a_stream_refused_in_the_middle_goes_on_elsewhere() {
         ended = frame.flags & END_STREAM != 0;
         rest.extend(frame.payload);
     }
-    assert_eq!(rest, b"three");
+    assert_eq!(rest, b"three", "what was sent after it");
     peer.send(HEADERS, END_HEADERS | END_STREAM, 1, STATUS_200)
         .await;
     soon("the response", called)
@@ -382,7 +405,7 @@ async fn a_goaway_that_comes_after_a_failed_write_still_counts() {
     );
     let service = service.expect("it connects");
     let first = call(&service, request("abc"));
-    assert_eq!(peer.request().await.0, 1);
+    assert_eq!(peer.request().await.0, 1, "the first stream");
     broken.store(true, Ordering::SeqCst);
     let second = call(&service, request("def"));
     until("the failed write", || events.has_ended()).await;
