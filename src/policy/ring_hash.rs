@@ -1,9 +1,6 @@
-use std::sync::Arc;
-
 use crate::error::Error;
 use crate::math::Ring;
-use crate::policy::hashing::{Hashing, Shape};
-use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
+use crate::policy::hashing::{Hashing, Shape, hashing_policy};
 
 const MIN_SIZE: u32 = 1024;
 const MAX_SIZE: u32 = 4096;
@@ -112,21 +109,6 @@ impl RingHash {
         self.hashing.shape.cap = cap;
         Ok(self)
     }
-
-    /// Sets what is hashed of a call; by default the extension
-    /// [`HashKey`](crate::call::HashKey) only. A call without a hash has a random one.
-    #[must_use]
-    pub fn with_sources(mut self, sources: impl IntoIterator<Item = HashSource>) -> Self {
-        self.hashing.sources = sources.into_iter().collect();
-        self
-    }
-
-    /// Limits the calls that pile up on one endpoint; off by default.
-    #[must_use]
-    pub fn with_bounded_load(mut self, bound: BoundedLoad) -> Self {
-        self.hashing.bounded = Some(bound);
-        self
-    }
 }
 
 fn check(field: &'static str, size: u32) -> Result<(), Error> {
@@ -137,15 +119,7 @@ fn check(field: &'static str, size: u32) -> Result<(), Error> {
     Err(Error::config(field, message))
 }
 
-impl Policy for RingHash {
-    fn name(&self) -> &'static str {
-        "ring_hash_experimental"
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        self.hashing.build(candidates, previous)
-    }
-}
+hashing_policy!(RingHash, "ring_hash_experimental", sources);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Size {
@@ -173,7 +147,7 @@ impl Shape for Size {
 mod tests {
     use super::*;
     use crate::math::Rng;
-    use crate::policy::{Pick, PickContext, Tried};
+    use crate::policy::{Candidates, Pick, PickContext, Policy, Tried};
 
     #[test]
     fn sizes_follow_a42() {
