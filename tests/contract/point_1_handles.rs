@@ -1,7 +1,6 @@
 //! A clone is not ready, shares everything but readiness, and has random numbers of its own.
 
 use evenkeel::policy::{Random, RoundRobin};
-use futures::poll;
 use tower::{Service, ServiceExt};
 
 use crate::builder;
@@ -75,18 +74,11 @@ async fn point_1_a_clone_does_not_inherit_readiness() {
 
     let mut clone = balance.clone();
     assert!(
-        poll!(std::future::poll_fn(|cx| Service::<Ask>::poll_ready(
-            &mut clone, cx
-        )))
-        .is_pending(),
+        ready_now(&mut clone).await.is_pending(),
         "a clone looks for itself"
     );
     assert!(
-        poll!(std::future::poll_fn(|cx| Service::<Ask>::poll_ready(
-            &mut balance,
-            cx
-        )))
-        .is_ready(),
+        ready_now(&mut balance).await.is_ready(),
         "who was told Ready is ready until its call"
     );
 }
