@@ -9,12 +9,7 @@ use crate::world::*;
 #[tokio::test(start_paused = true)]
 async fn point_1_clones_share_endpoints_load_health_and_the_sequence() {
     let world = World::new();
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&world, ["a", "b"], RoundRobin::default()).await;
     let clone = balance.clone();
 
     let mut answers = Vec::new();
@@ -87,12 +82,12 @@ async fn point_1_a_clone_does_not_inherit_readiness() {
 async fn point_1_handles_draw_their_own_numbers_from_one_seed() {
     let picks = async |clones_before: usize| {
         let world = World::new();
-        let balance = builder!(world)
-            .endpoints(["a", "b", "c", "d", "e", "f", "g", "h"])
-            .policy(Random::default())
-            .build()
-            .unwrap();
-        connected(&balance, 8).await;
+        let balance = balanced(
+            &world,
+            ["a", "b", "c", "d", "e", "f", "g", "h"],
+            Random::default(),
+        )
+        .await;
         for _ in 0..clones_before {
             drop(balance.clone());
         }

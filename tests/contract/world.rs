@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use evenkeel::balance::{Plain, Reclaiming, Track};
+use evenkeel::balance::{Plain, Reclaiming};
 use evenkeel::call::{Reclaim, RequestInfo};
 use evenkeel::connection::{ConnectionEvents, Connector};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
 use evenkeel::observe::{EndpointReport, Report};
+use evenkeel::outcome::ByResult;
+use evenkeel::policy::Policy;
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -348,8 +350,30 @@ impl Connector for World {
 }
 
 /// Requests that say whether to wait for ready.
-pub(crate) fn track() -> impl Track<Ask, Stub, Response = String> {
-    Reclaiming(Plain::new().reading(|ask: &Ask| RequestInfo::new().with_wait_for_ready(ask.wait)))
+pub(crate) fn track() -> AskTrack {
+    let read: ReadAsk = |ask| RequestInfo::new().with_wait_for_ready(ask.wait);
+    Reclaiming(Plain::new().reading(read))
+}
+
+type ReadAsk = for<'a> fn(&'a Ask) -> RequestInfo<'a>;
+type AskTrack = Reclaiming<Plain<ByResult, ReadAsk>>;
+
+/// A balancer over servers of a [`World`].
+pub(crate) type Balanced = Balance<Stub, AskTrack>;
+
+/// A balancer over these servers by this policy, with all of them connected.
+pub(crate) async fn balanced<const N: usize>(
+    world: &World,
+    names: [&str; N],
+    policy: impl Policy,
+) -> Balanced {
+    let balance = crate::builder!(world)
+        .endpoints(names)
+        .policy(policy)
+        .build()
+        .expect("the settings are right");
+    connected(&balance, N).await;
+    balance
 }
 
 /// gRPC's delays without the jitter, so that a test can name them.
