@@ -109,19 +109,12 @@ impl Shape for Size {
 mod tests {
     use super::*;
     use crate::endpoint::Endpoint;
-    use crate::math::Rng;
-    use crate::policy::{Candidates, EndpointHashKey, Pick, PickContext, Policy};
+    use crate::policy::testing::pick_by;
+    use crate::policy::{Candidates, EndpointHashKey, Policy};
 
     fn ports(policy: &Maglev, set: &Candidates, slots: u64) -> Vec<usize> {
         let picker = policy.build(set, None);
-        let pick = |hash| {
-            let mut rng = Rng::new(1);
-            match picker.pick(&mut PickContext::new(&mut rng).with_hash(Some(hash))) {
-                Pick::Endpoint(slot) => slot,
-                other => panic!("{other:?}"),
-            }
-        };
-        (0..slots).map(pick).collect()
+        (0..slots).map(|hash| pick_by(&*picker, hash)).collect()
     }
 
     #[test]
