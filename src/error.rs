@@ -96,7 +96,8 @@ impl Error {
     pub(crate) fn closed() -> Self {
         Self::new(
             Kind::Closed,
-            "the balancer's background task is gone: its runtime was shut down",
+            "the balancer's background task is gone: its runtime was shut down, or a policy or a \
+             source of endpoints panicked in it",
             None,
         )
     }
@@ -141,7 +142,8 @@ impl Error {
         matches!(self.inner.kind, Kind::Unavailable | Kind::Closed)
     }
 
-    /// The runtime that the balancer was built in is gone. The call was not sent.
+    /// The balancer's background task is gone: the runtime that it was built in was shut down, or a
+    /// policy or a source of endpoints panicked in it. The call was not sent.
     pub fn is_closed(&self) -> bool {
         self.inner.kind == Kind::Closed
     }

@@ -52,9 +52,9 @@ struct Source {
     stream: Arc<()>,
 }
 
-/// A service that answers with its name.
+/// A service that answers with its name. The name is shared with all clones, to see when they are gone.
 #[derive(Clone, Debug)]
-struct Named(String);
+struct Named(Arc<String>);
 
 impl Service<()> for Named {
     type Response = String;
@@ -66,7 +66,7 @@ impl Service<()> for Named {
     }
 
     fn call(&mut self, _: ()) -> Self::Future {
-        std::future::ready(Ok(self.0.clone()))
+        std::future::ready(Ok(self.0.to_string()))
     }
 }
 
@@ -133,7 +133,7 @@ fn source(
 
 /// The dial of endpoints that are only an address.
 fn by_address(endpoint: &Endpoint) -> Dial {
-    let named = Named(endpoint.address().to_owned());
+    let named = Named(Arc::new(endpoint.address().to_owned()));
     Box::pin(async { Ok(named) })
 }
 
@@ -191,7 +191,7 @@ type Changes = Result<Change<&'static str, Named>, BoxError>;
 
 fn by_discover(first: &[&'static str]) -> Source {
     let (sender, changes) = mpsc::unbounded::<Changes>();
-    let insert = |id: &'static str| Ok(Change::Insert(id, Named(id.to_owned())));
+    let insert = |id: &'static str| Ok(Change::Insert(id, Named(Arc::new(id.to_owned()))));
     for id in first {
         sender.unbounded_send(insert(id)).unwrap();
     }
@@ -576,38 +576,20 @@ async fn changes_from_many_threads_are_all_seen() {
     }
 }
 
-/// Counts its clones, to see which service a call went to and when it is let go.
-#[derive(Clone)]
-struct Tagged(Arc<String>);
-
-impl Service<()> for Tagged {
-    type Response = String;
-    type Error = Infallible;
-    type Future = std::future::Ready<Result<String, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: ()) -> Self::Future {
-        std::future::ready(Ok(self.0.to_string()))
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_discover_that_removes_and_inserts_a_key_again_brings_a_new_service() {
     for removed_between in [true, false] {
-        let (sender, changes) = mpsc::unbounded::<Result<Change<u16, Tagged>, BoxError>>();
+        let (sender, changes) = mpsc::unbounded::<Result<Change<u16, Named>, BoxError>>();
         let say = |change| sender.unbounded_send(Ok(change)).unwrap();
         let (old, new) = (Arc::new("old".to_owned()), Arc::new("new".to_owned()));
-        say(Change::Insert(1, Tagged(old.clone())));
+        say(Change::Insert(1, Named(old.clone())));
         let balance = Balance::builder().discover(changes).build().unwrap();
         let answer = within("the first", balance.clone().oneshot(())).await;
         assert_eq!(answer.unwrap(), "old");
         if removed_between {
             say(Change::Remove(1));
         }
-        say(Change::Insert(1, Tagged(new.clone())));
+        say(Change::Insert(1, Named(new.clone())));
         until("the old service is let go", || Arc::strong_count(&old) == 1).await;
         for _ in 0..5 {
             let answer = within("the second", balance.clone().oneshot(())).await;

@@ -8,7 +8,7 @@ use std::collections::BinaryHeap;
 use std::fmt::Debug;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 use evenkeel::Endpoint;
@@ -255,13 +255,18 @@ fn picks_stay_in_bounds_while_sets_are_exchanged() {
         };
         let current = ArcSwap::new(build(&sets[0], None));
         let over = AtomicBool::new(false);
+        let exchanges = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             let callers: Vec<_> = (0..3)
                 .map(|thread| {
                     let (current, policy) = (&current, &policy);
+                    let (exchanges, sets) = (&exchanges, &sets);
                     scope.spawn(move || {
                         let mut rng = Rng::stream(29, thread);
-                        for _ in 0..PICKS {
+                        let mut picks = 0;
+                        // Each set was there twice, however late its thread began.
+                        while picks < PICKS || exchanges.load(Ordering::Relaxed) < 2 * sets.len() {
+                            picks += 1;
                             let set = current.load();
                             let (n, picker) = &**set;
                             match pick(&**picker, &mut rng) {
@@ -276,6 +281,7 @@ fn picks_stay_in_bounds_while_sets_are_exchanged() {
                 })
                 .collect();
             let (current, over, sets, build) = (&current, &over, &sets, &build);
+            let exchanges = &exchanges;
             scope.spawn(move || {
                 for set in sets.iter().cycle() {
                     if over.load(Ordering::Relaxed) {
@@ -283,6 +289,7 @@ fn picks_stay_in_bounds_while_sets_are_exchanged() {
                     }
                     let previous = current.load_full();
                     current.store(build(set, Some(&*previous.1)));
+                    exchanges.fetch_add(1, Ordering::Relaxed);
                 }
             });
             let results: Vec<_> = callers.into_iter().map(|caller| caller.join()).collect();

@@ -110,7 +110,12 @@ fn expect(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig {
+        cases: 400,
+        failure_persistence: None,
+        rng_seed: prop::test_runner::RngSeed::Fixed(37),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn health_does_what_its_model_says(

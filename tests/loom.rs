@@ -14,7 +14,8 @@ use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health};
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    Candidate, Candidates, Pick, PickContext, Policy, RoundRobin, Subchannel, WeightedRoundRobin,
+    Candidate, Candidates, Pick, PickContext, Picker, Policy, RoundRobin, Subchannel,
+    WeightedRoundRobin,
 };
 use loom::thread;
 
@@ -257,14 +258,15 @@ fn the_end_of_an_old_connection_does_not_clear_a_newer_one() {
     });
 }
 
+/// What the picker names for a caller of its own.
+fn pick(picker: &dyn Picker, seed: u64) -> Pick {
+    picker.pick(&mut PickContext::new(&mut Rng::new(seed)))
+}
+
 #[test]
 fn first_picks_of_round_robin_at_once_take_different_places() {
     loom::model(|| {
         let picker = RoundRobin::default().build(&Candidates::connected(["a", "b"]), None);
-        let pick = |picker: &dyn evenkeel::policy::Picker, seed| {
-            let mut rng = Rng::new(seed);
-            picker.pick(&mut PickContext::new(&mut rng))
-        };
         let other = {
             let picker = picker.clone();
             thread::spawn(move || pick(&*picker, 1))
@@ -281,10 +283,6 @@ fn picks_of_weighted_round_robin_at_once_are_exact() {
     loom::model(|| {
         let endpoints = [1, 2].map(|w| Endpoint::new(format!("e{w}")).with_weight(w));
         let picker = WeightedRoundRobin::default().build(&Candidates::connected(endpoints), None);
-        let pick = |picker: &dyn evenkeel::policy::Picker, seed| {
-            let mut rng = Rng::new(seed);
-            picker.pick(&mut PickContext::new(&mut rng))
-        };
         let other = {
             let picker = picker.clone();
             thread::spawn(move || pick(&*picker, 1))

@@ -24,10 +24,10 @@ pub(super) fn reported(claim: &Claim, read: impl FnOnce() -> Option<LoadReport>)
     }
 }
 
-/// The first data of a call's response has come.
+/// Data of a call's response has come. A stream has much of it, so the time is read for the first only.
 #[inline]
 pub(super) fn responded(claim: &mut Claim) {
-    if claim.is_timed() {
+    if claim.awaits_response() {
         claim.responded(now());
     } else {
         claim.progressed();

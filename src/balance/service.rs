@@ -121,7 +121,8 @@ impl<S, T> Balance<S, T> {
     }
 
     /// The state of the whole: `Ready` if any endpoint is, else `Connecting` if any may become so,
-    /// else `TransientFailure`; `Shutdown` once the runtime it was built in is gone.
+    /// else `TransientFailure`; `Shutdown` once the background task is gone with its
+    /// runtime.
     pub fn state(&self) -> ConnectivityState {
         self.shared.load().summary.state()
     }

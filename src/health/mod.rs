@@ -110,8 +110,8 @@ impl Health {
         if !self.gate.is_open() {
             return None;
         }
-        let failures = self.consecutive_failures.fetch_add(1, Ordering::Relaxed) + 1;
-        if failures < rules.threshold() || !rules.reserve() {
+        let before = self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
+        if before.saturating_add(1) < rules.threshold() || !rules.reserve() {
             return None;
         }
         if self.gate.eject() {

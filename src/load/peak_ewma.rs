@@ -14,7 +14,8 @@ use crate::math::atomic::{AtomicU64, Ordering};
 /// default), since what is kept per endpoint has to stay small: latency and time share one word, so that
 /// reading is one load and observing one compare-exchange, and neither takes a lock. Latencies are kept
 /// to 7 digits and times to 66 µs; of an endpoint that was idle for 78 hours or more, the decay is
-/// forgotten once, and the first pick sees its latency as younger than it is.
+/// forgotten once, and the first pick sees its latency as younger than it is. A time up to 69 s before
+/// the last one counts as the same.
 ///
 /// ```
 /// use std::time::Duration;
@@ -42,6 +43,10 @@ pub struct PeakEwma {
 
 /// The unit of time, in bits of a nanosecond count: 65.5 µs.
 const STAMP_SHIFT: u32 = 16;
+
+/// How far a time may lie before the last one and still be told from one long after it: 69 s. It comes
+/// from a thread that looked at the clock and was then held up.
+const MAX_STEPS_BACK: u32 = 1 << 20;
 
 /// The part of a decay under which three terms of the exponential are as good as an `f32` is.
 const SHORT: f32 = 1.0 / 128.0;
@@ -138,8 +143,7 @@ fn stamp(now: Moment) -> u32 {
 #[inline]
 fn kept(now: u32, at: u32, decay: Decay) -> f32 {
     let steps = now.wrapping_sub(at);
-    // More than half of the range is a time before.
-    if steps == 0 || steps > u32::MAX / 2 {
+    if steps == 0 || steps > u32::MAX - MAX_STEPS_BACK {
         return 1.0;
     }
     decay.kept(steps)
@@ -203,6 +207,20 @@ mod tests {
         ewma.observe(Duration::from_millis(1), at(1.0), TEN_SECONDS.into());
         assert!((seconds(&ewma, at(5.0)) - 1.0).abs() < 1e-6);
         assert!((seconds(&ewma, at(4.0)) - 1.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn an_endpoint_that_was_idle_for_days_has_its_past_forgotten() {
+        for hours in [1.0, 38.0, 40.0, 60.0, 77.0] {
+            let ewma = PeakEwma::new();
+            ewma.observe(Duration::from_secs(5), at(0.0), TEN_SECONDS.into());
+            let now = hours * 3_600.0;
+            let read = seconds(&ewma, at(now));
+            assert!(read < 1e-6, "read after {hours} h: {read}");
+            ewma.observe(Duration::from_millis(10), at(now), TEN_SECONDS.into());
+            let read = seconds(&ewma, at(now + 1.0));
+            assert!(read < 0.011, "the first answer after {hours} h: {read}");
+        }
     }
 
     #[test]

@@ -96,6 +96,7 @@ mod tests {
 
     use super::*;
     use crate::math::Rng;
+    use crate::math::testing::seeded;
 
     /// The probability of each number, in 2^-32 of a column.
     fn shares(alias: &Alias) -> Vec<u64> {
@@ -157,11 +158,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig {
-            failure_persistence: None,
-            rng_seed: prop::test_runner::RngSeed::Fixed(13),
-            ..ProptestConfig::default()
-        })]
+        #![proptest_config(seeded(256, 13))]
 
         #[test]
         fn any_weights_give_their_probabilities(

@@ -280,6 +280,7 @@ const MANY_KEYS_PER_TURN: f64 = 16.0;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::math::testing::seeded;
 
     fn owners(keys: &[(&str, u32)], size: u32) -> Vec<usize> {
         let table = MaglevTable::new(keys.iter().copied(), size).expect("a prime");
@@ -330,6 +331,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(seeded(256, 17))]
+
         #[test]
         fn turns_from_the_queue_are_those_of_the_rounds(
             weights in proptest::collection::vec(1_u32..50, 1..20),

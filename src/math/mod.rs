@@ -10,6 +10,8 @@ pub mod rendezvous;
 pub mod ring;
 pub mod rng;
 pub mod stride;
+#[cfg(test)]
+pub(crate) mod testing;
 pub(crate) mod weights;
 
 pub use alias::Alias;

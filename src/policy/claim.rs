@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::endpoint::EndpointId;
 use crate::health::Entry;
-use crate::load::{ReportSource, Until};
+use crate::load::{LatencyRules, ReportSource, Until};
 use crate::math::Moment;
 use crate::outcome::{LoadReport, Outcome};
 use crate::policy::Subchannel;
@@ -53,10 +53,16 @@ impl Claim {
         self.timing = Timing::begun(now);
     }
 
-    /// Whether [`responded`](Self::responded) and [`finish_at`](Self::finish_at) want the time. If not,
-    /// there is no need to look at a clock.
+    /// Whether [`finish_at`](Self::finish_at) wants the time. If not, there is no need to look at a clock,
+    /// and [`finish`](Self::finish) says as much.
     #[inline]
     pub fn is_timed(&self) -> bool {
+        // The first alone settles it for most: the second is on another cache line.
+        self.has_begun() && self.subchannel.measures().latency.is_some()
+    }
+
+    #[inline]
+    fn has_begun(&self) -> bool {
         self.timing.start().is_some()
     }
 
@@ -87,10 +93,7 @@ impl Claim {
     #[inline]
     pub fn responded(&mut self, now: Moment) {
         self.progressed();
-        let failed = self.terms.end().outcome().is_failed();
-        if let Some(rules) = &self.subchannel.measures().latency
-            && rules.until == Until::FirstData
-            && !failed
+        if let Some(rules) = self.response_rules()
             && let Some(start) = self.timing.take_unrecorded()
         {
             let latency = self.subchannel.latency();
@@ -98,11 +101,29 @@ impl Claim {
         }
     }
 
+    /// Whether [`responded`](Self::responded) wants the time: only for the first data, and not where the
+    /// latency ends elsewhere. If not, there is no need to look at a clock, and
+    /// [`progressed`](Self::progressed) says as much.
+    #[inline]
+    pub fn awaits_response(&self) -> bool {
+        self.response_rules().is_some()
+    }
+
+    /// The rules by which the next data ends the latency, if it does.
+    #[inline]
+    fn response_rules(&self) -> Option<LatencyRules> {
+        // A failure counts as slow, which is told at its end.
+        if !self.timing.is_unrecorded() || self.terms.end().outcome().is_failed() {
+            return None;
+        }
+        let rules = self.subchannel.measures().latency;
+        rules.filter(|rules| rules.until == Until::FirstData)
+    }
+
     /// Whether [`reported`](Self::reported) wants to hear of the server's load.
     #[inline]
     pub fn wants_report(&self) -> bool {
-        // The first alone settles it for most: the second is on another cache line.
-        self.is_timed() && self.subchannel.measures().reports.is_some()
+        self.has_begun() && self.subchannel.measures().reports.is_some()
     }
 
     /// The response brought a report of the server's load, at `now`.
@@ -257,10 +278,16 @@ impl Timing {
         (self.0 != 0).then_some(Moment::from_nanos(self.0 & !Self::RECORDED))
     }
 
+    /// Begun, and no latency recorded.
+    #[inline]
+    fn is_unrecorded(self) -> bool {
+        self.0 != 0 && self.0 & Self::RECORDED == 0
+    }
+
     /// The start, the first time.
     #[inline]
     fn take_unrecorded(&mut self) -> Option<Moment> {
-        let start = self.start().filter(|_| self.0 & Self::RECORDED == 0)?;
+        let start = self.start().filter(|_| self.is_unrecorded())?;
         self.0 |= Self::RECORDED;
         Some(start)
     }
@@ -303,6 +330,8 @@ impl End {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::load::{Measures, ReportRules};
+    use crate::policy::Candidates;
 
     #[test]
     fn a_word_holds_the_terms_apart() {
@@ -348,10 +377,46 @@ mod tests {
     }
 
     #[test]
-    fn a_report_is_kept_only_if_the_policy_has_reports_measured() {
-        use crate::load::{LatencyRules, Measures, ReportRules};
-        use crate::policy::Candidates;
+    fn the_time_is_wanted_only_where_it_ends_a_latency() {
+        let latency = LatencyRules::default();
+        let until_end = LatencyRules {
+            until: Until::End,
+            ..latency
+        };
+        let nothing = Measures::NOTHING;
+        for (measures, outcome, at_data, at_end) in [
+            (nothing.with_latency(latency), Outcome::Success, true, true),
+            (nothing.with_latency(latency), Outcome::Failure, false, true),
+            (
+                nothing.with_latency(until_end),
+                Outcome::Success,
+                false,
+                true,
+            ),
+            (
+                nothing.with_reports(ReportRules::default()),
+                Outcome::Success,
+                false,
+                false,
+            ),
+        ] {
+            let candidates = Candidates::connected_for(["a"], measures);
+            let mut claim = candidates.all()[0].claim(false).expect("it is usable");
+            assert!(
+                !claim.awaits_response() && !claim.is_timed(),
+                "not begun, not timed"
+            );
+            claim.begun(Moment::from_nanos(1));
+            claim.judged(outcome);
+            assert_eq!(claim.awaits_response(), at_data, "{measures:?} {outcome:?}");
+            claim.responded(Moment::from_nanos(2));
+            assert!(!claim.awaits_response(), "only the first data counts");
+            assert_eq!(claim.is_timed(), at_end, "{measures:?} {outcome:?}");
+        }
+    }
 
+    #[test]
+    fn a_report_is_kept_only_if_the_policy_has_reports_measured() {
         let report = LoadReport::new()
             .with_in_flight(1)
             .with_latency(Duration::from_millis(1));

@@ -88,6 +88,51 @@ impl<S: Shape> Hashing<S> {
     }
 }
 
+/// What all hashing policies are alike in. `sources`: what is hashed of a call can be chosen.
+macro_rules! hashing_policy {
+    ($policy:ident, $name:literal) => {
+        impl $policy {
+            /// Limits the calls that pile up on one endpoint; off by default.
+            #[must_use]
+            pub fn with_bounded_load(mut self, bound: $crate::policy::BoundedLoad) -> Self {
+                self.hashing.bounded = Some(bound);
+                self
+            }
+        }
+
+        impl $crate::policy::Policy for $policy {
+            fn name(&self) -> &'static str {
+                $name
+            }
+
+            fn build(
+                &self,
+                candidates: &$crate::policy::Candidates,
+                previous: Option<&dyn $crate::policy::Picker>,
+            ) -> std::sync::Arc<dyn $crate::policy::Picker> {
+                self.hashing.build(candidates, previous)
+            }
+        }
+    };
+    ($policy:ident, $name:literal, sources) => {
+        $crate::policy::hashing::hashing_policy!($policy, $name);
+
+        impl $policy {
+            /// Sets what is hashed of a call; by default the extension
+            /// [`HashKey`](crate::call::HashKey) only. A call without a hash has a random one.
+            #[must_use]
+            pub fn with_sources(
+                mut self,
+                sources: impl IntoIterator<Item = $crate::policy::HashSource>,
+            ) -> Self {
+                self.hashing.sources = sources.into_iter().collect();
+                self
+            }
+        }
+    };
+}
+pub(super) use hashing_policy;
+
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct Key<'c> {
     key: Cow<'c, str>,

@@ -11,8 +11,8 @@ use crate::policy::{Candidates, Pick, PickContext, Picker};
 pub(super) struct InTurn {
     candidates: Candidates,
     stride: StaticStride,
-    /// Empty: all are equal.
-    weights: Vec<f64>,
+    /// Over the greatest of them, and above 0. Empty: all are equal.
+    weights: Box<[f32]>,
     sequence: Arc<Sequence>,
 }
 
@@ -28,17 +28,27 @@ impl InTurn {
             .and_then(|picker| picker.downcast_ref::<Self>())
             .map(|picker| picker.sequence.clone())
             .unwrap_or_default();
-        let stride = match &weights {
-            Some(weights) => StaticStride::new(weights),
-            None => StaticStride::equal(candidates.usable().len()),
+        let (stride, weights) = match weights {
+            Some(weights) => (StaticStride::new(&weights), relative(&weights)),
+            None => (
+                StaticStride::equal(candidates.usable().len()),
+                Box::default(),
+            ),
         };
         Arc::new(Self {
             candidates: candidates.clone(),
             stride,
-            weights: weights.unwrap_or_default(),
+            weights,
             sequence,
         })
     }
+}
+
+/// The weights as parts of the greatest one: their sum cannot overflow, and half the bytes will do.
+fn relative(weights: &[f64]) -> Box<[f32]> {
+    let greatest = weights.iter().copied().fold(0.0, f64::max);
+    let relative = |weight: &f64| ((weight / greatest) as f32).max(f32::MIN_POSITIVE);
+    weights.iter().map(relative).collect()
 }
 
 impl Picker for InTurn {
@@ -56,7 +66,7 @@ impl Picker for InTurn {
                 return Pick::Endpoint(usable[index].slot());
             }
         }
-        let weight = |index| self.weights.get(index).copied().unwrap_or(1.0);
+        let weight = |index| self.weights.get(index).map_or(1.0, |&w| f64::from(w));
         scan(usable, weight, context).map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }

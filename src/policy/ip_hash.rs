@@ -6,8 +6,8 @@ use crate::call::RequestInfo;
 use crate::endpoint::Endpoint;
 use crate::error::Error;
 use crate::math::Ring;
-use crate::policy::hashing::{Hashing, Shape};
-use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
+use crate::policy::HashSource;
+use crate::policy::hashing::{Hashing, Shape, hashing_policy};
 
 /// nginx (`hash … consistent`) and ketama.
 const PLACES_PER_WEIGHT: u32 = 160;
@@ -167,24 +167,9 @@ impl IpHash {
         self.hashing.shape = Places { per_weight, max };
         Ok(self)
     }
-
-    /// Limits the calls that pile up on one endpoint; off by default.
-    #[must_use]
-    pub fn with_bounded_load(mut self, bound: BoundedLoad) -> Self {
-        self.hashing.bounded = Some(bound);
-        self
-    }
 }
 
-impl Policy for IpHash {
-    fn name(&self) -> &'static str {
-        "ip_hash"
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        self.hashing.build(candidates, previous)
-    }
-}
+hashing_policy!(IpHash, "ip_hash");
 
 #[derive(Debug, Clone, PartialEq)]
 struct Places {
@@ -212,6 +197,7 @@ impl Shape for Places {
 mod tests {
     use super::*;
     use crate::policy::hashing::HashPicker;
+    use crate::policy::{Candidates, Picker, Policy};
 
     fn ring(picker: &dyn Picker) -> &Arc<Ring> {
         &picker.downcast_ref::<HashPicker<Places>>().unwrap().table

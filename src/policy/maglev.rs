@@ -1,10 +1,7 @@
-use std::sync::Arc;
-
 use crate::error::Error;
 use crate::math::MaglevTable;
 use crate::math::maglev::is_prime;
-use crate::policy::hashing::{Hashing, Shape};
-use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
+use crate::policy::hashing::{Hashing, Shape, hashing_policy};
 
 /// Envoy, and the "small" table of the paper.
 const TABLE_SIZE: u32 = 65_537;
@@ -93,32 +90,9 @@ impl Maglev {
         self.hashing.shape = Size(size);
         Ok(self)
     }
-
-    /// Sets what is hashed of a call; by default the extension
-    /// [`HashKey`](crate::call::HashKey) only. A call without a hash has a random one.
-    #[must_use]
-    pub fn with_sources(mut self, sources: impl IntoIterator<Item = HashSource>) -> Self {
-        self.hashing.sources = sources.into_iter().collect();
-        self
-    }
-
-    /// Limits the calls that pile up on one endpoint; off by default.
-    #[must_use]
-    pub fn with_bounded_load(mut self, bound: BoundedLoad) -> Self {
-        self.hashing.bounded = Some(bound);
-        self
-    }
 }
 
-impl Policy for Maglev {
-    fn name(&self) -> &'static str {
-        "maglev"
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        self.hashing.build(candidates, previous)
-    }
-}
+hashing_policy!(Maglev, "maglev", sources);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Size(u32);
@@ -135,19 +109,12 @@ impl Shape for Size {
 mod tests {
     use super::*;
     use crate::endpoint::Endpoint;
-    use crate::math::Rng;
-    use crate::policy::{EndpointHashKey, Pick, PickContext};
+    use crate::policy::testing::pick_by;
+    use crate::policy::{Candidates, EndpointHashKey, Policy};
 
     fn ports(policy: &Maglev, set: &Candidates, slots: u64) -> Vec<usize> {
         let picker = policy.build(set, None);
-        let pick = |hash| {
-            let mut rng = Rng::new(1);
-            match picker.pick(&mut PickContext::new(&mut rng).with_hash(Some(hash))) {
-                Pick::Endpoint(slot) => slot,
-                other => panic!("{other:?}"),
-            }
-        };
-        (0..slots).map(pick).collect()
+        (0..slots).map(|hash| pick_by(&*picker, hash)).collect()
     }
 
     #[test]

@@ -12,12 +12,13 @@
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
+//! | [`PeakEwma`] | O(1) | servers differ in speed, or one may turn slow |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
+//! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
+//! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
 //! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
 //! | [`Rendezvous`] | O(n) | the same, few endpoints, and nothing may move that need not |
-//! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
-//! | [`IpHash`] | O(log n) | the same caller should reach the same endpoint |
 //!
 //! # A policy of one's own
 //!

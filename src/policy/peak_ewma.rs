@@ -147,6 +147,7 @@ mod tests {
     use super::*;
     use crate::math::Rng;
     use crate::outcome::Outcome;
+    use crate::policy::testing::picked;
 
     fn ms(ms: u64) -> Moment {
         Moment::from_origin(Duration::from_millis(ms))
@@ -179,11 +180,8 @@ mod tests {
         fn picks(&mut self, at: u64) -> [usize; 2] {
             let mut picks = [0; 2];
             for _ in 0..100 {
-                let mut context = PickContext::new(&mut self.rng).with_now(ms(at));
-                match self.picker.pick(&mut context) {
-                    Pick::Endpoint(slot) => picks[slot] += 1,
-                    Pick::Nothing => panic!("both are usable"),
-                }
+                let context = PickContext::new(&mut self.rng).with_now(ms(at));
+                picks[picked(&*self.picker, context)] += 1;
             }
             picks
         }

@@ -1,8 +1,5 @@
-use std::sync::Arc;
-
 use crate::math::RendezvousTable;
-use crate::policy::hashing::{Hashing, Shape};
-use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
+use crate::policy::hashing::{Hashing, Shape, hashing_policy};
 
 /// Calls with the same hash go to the same endpoint, and nothing moves that need not: rendezvous
 /// hashing, also called highest random weight.
@@ -62,32 +59,7 @@ impl Default for Rendezvous {
     }
 }
 
-impl Rendezvous {
-    /// Sets what is hashed of a call; by default the extension
-    /// [`HashKey`](crate::call::HashKey) only. A call without a hash has a random one.
-    #[must_use]
-    pub fn with_sources(mut self, sources: impl IntoIterator<Item = HashSource>) -> Self {
-        self.hashing.sources = sources.into_iter().collect();
-        self
-    }
-
-    /// Limits the calls that pile up on one endpoint; off by default.
-    #[must_use]
-    pub fn with_bounded_load(mut self, bound: BoundedLoad) -> Self {
-        self.hashing.bounded = Some(bound);
-        self
-    }
-}
-
-impl Policy for Rendezvous {
-    fn name(&self) -> &'static str {
-        "rendezvous"
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        self.hashing.build(candidates, previous)
-    }
-}
+hashing_policy!(Rendezvous, "rendezvous", sources);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Draws;

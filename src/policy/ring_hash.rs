@@ -1,9 +1,6 @@
-use std::sync::Arc;
-
 use crate::error::Error;
 use crate::math::Ring;
-use crate::policy::hashing::{Hashing, Shape};
-use crate::policy::{BoundedLoad, Candidates, HashSource, Picker, Policy};
+use crate::policy::hashing::{Hashing, Shape, hashing_policy};
 
 const MIN_SIZE: u32 = 1024;
 const MAX_SIZE: u32 = 4096;
@@ -112,21 +109,6 @@ impl RingHash {
         self.hashing.shape.cap = cap;
         Ok(self)
     }
-
-    /// Sets what is hashed of a call; by default the extension
-    /// [`HashKey`](crate::call::HashKey) only. A call without a hash has a random one.
-    #[must_use]
-    pub fn with_sources(mut self, sources: impl IntoIterator<Item = HashSource>) -> Self {
-        self.hashing.sources = sources.into_iter().collect();
-        self
-    }
-
-    /// Limits the calls that pile up on one endpoint; off by default.
-    #[must_use]
-    pub fn with_bounded_load(mut self, bound: BoundedLoad) -> Self {
-        self.hashing.bounded = Some(bound);
-        self
-    }
 }
 
 fn check(field: &'static str, size: u32) -> Result<(), Error> {
@@ -137,15 +119,7 @@ fn check(field: &'static str, size: u32) -> Result<(), Error> {
     Err(Error::config(field, message))
 }
 
-impl Policy for RingHash {
-    fn name(&self) -> &'static str {
-        "ring_hash_experimental"
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        self.hashing.build(candidates, previous)
-    }
-}
+hashing_policy!(RingHash, "ring_hash_experimental", sources);
 
 #[derive(Debug, Clone, PartialEq)]
 struct Size {
@@ -173,7 +147,8 @@ impl Shape for Size {
 mod tests {
     use super::*;
     use crate::math::Rng;
-    use crate::policy::{Pick, PickContext, Tried};
+    use crate::policy::testing::{pick_by, picked};
+    use crate::policy::{Candidates, PickContext, Policy, Tried};
 
     #[test]
     fn sizes_follow_a42() {
@@ -202,17 +177,6 @@ mod tests {
         let set = Candidates::connected(ports.map(|port| format!("http://127.0.0.1:{port}")));
         let policy = RingHash::default().with_ring_size(12, 4096).unwrap();
         let picker = policy.build(&set, None);
-        let pick = |hash, tried: &Tried| {
-            let mut rng = Rng::new(1);
-            let mut context = PickContext::new(&mut rng)
-                .with_hash(Some(hash))
-                .with_tried(tried);
-            match picker.pick(&mut context) {
-                Pick::Endpoint(slot) => ports[slot],
-                other => panic!("{other:?}"),
-            }
-        };
-        let mut tried = Tried::new();
         for (hash, port) in [
             (0, 94),
             (u64::MAX, 94),
@@ -220,9 +184,14 @@ mod tests {
             (3551244743356806948, 93),
             (16117243373044804880, 90),
         ] {
-            assert_eq!(pick(hash, &tried), port, "{hash}");
+            assert_eq!(ports[pick_by(&*picker, hash)], port, "{hash}");
         }
+        let mut tried = Tried::new();
         tried.insert(set.all()[4].connection());
-        assert_eq!(pick(0, &tried), 92, "past 94 comes 92");
+        let mut rng = Rng::new(1);
+        let again = PickContext::new(&mut rng)
+            .with_hash(Some(0))
+            .with_tried(&tried);
+        assert_eq!(ports[picked(&*picker, again)], 92, "past 94 comes 92");
     }
 }

@@ -12,7 +12,20 @@ pub(super) fn weighted(weights: impl IntoIterator<Item = u32>) -> Candidates {
 
 /// The slot that is picked.
 pub(super) fn pick(picker: &dyn Picker, rng: &mut Rng) -> usize {
-    match picker.pick(&mut PickContext::new(rng)) {
+    picked(picker, PickContext::new(rng))
+}
+
+/// The slot that a call of this hash goes to.
+pub(super) fn pick_by(picker: &dyn Picker, hash: u64) -> usize {
+    picked(
+        picker,
+        PickContext::new(&mut Rng::new(1)).with_hash(Some(hash)),
+    )
+}
+
+/// The slot that is picked for this call.
+pub(super) fn picked(picker: &dyn Picker, mut context: PickContext<'_>) -> usize {
+    match picker.pick(&mut context) {
         Pick::Endpoint(slot) => slot,
         Pick::Nothing => panic!("some are usable, so one is picked"),
     }

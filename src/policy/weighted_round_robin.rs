@@ -11,9 +11,9 @@ use crate::policy::{Candidates, Picker, Policy};
 /// two and three. A heavy endpoint gets its calls spread over each round and not in one burst of as many
 /// as its weight: beside nine of weight 1, one of weight 9 gets at most five in a row.
 ///
-/// The order is gRPC's static stride scheduling ([`StaticStride`](crate::math::StaticStride)). A weight that is missing (0, which
-/// builders refuse) counts as the mean of the others, and with fewer than two weights it is plain
-/// round robin (gRFC A58). Weights are told apart down to 1/65,535 of the greatest; a lighter one counts
+/// The order is gRPC's static stride scheduling ([`StaticStride`](crate::math::StaticStride)). A weight
+/// that is missing (0, which builders refuse) counts as the mean of the others, and with fewer than two
+/// weights it is plain round robin (gRFC A58). Weights are told apart down to 1/65,535 of the greatest; a lighter one counts
 /// as that. gRPC's C++ cuts a weight at 10 times the mean and raises it to a tenth of that; here
 /// a weight is what it says.
 ///
@@ -25,7 +25,7 @@ use crate::policy::{Candidates, Picker, Policy};
 ///
 /// | | |
 /// |---|---|
-/// | pick | O(1): one atomic compare-exchange on a cache line that all callers share, and and a look at as many entries of 4 bytes, one behind the other, as the greatest weight is over the mean (on average; at most 11). While endpoints were just lost, all weight over the usable of these, at most `n` |
+/// | pick | O(1): one atomic compare-exchange on a cache line that all callers share, and a look at as many entries of 4 bytes, one behind the other, as the greatest weight is over the mean (on average; at most 11). While endpoints were just lost, all weight over the usable of these, at most `n` |
 /// | build | O(n) |
 /// | memory | 8 bytes per endpoint, at most 13; none if all weights are equal |
 ///

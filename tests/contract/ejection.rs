@@ -30,12 +30,7 @@ async fn one_of_three_that_always_fails_is_left_alone_by_64_callers() {
     let names = ["good", "fine", "bad"];
     let bad = world.server("bad");
     bad.set_answer(Answer::Fail);
-    let balance = builder!(world)
-        .endpoints(names)
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 3).await;
+    let balance = balanced(&world, names, RoundRobin::default()).await;
     let callers: Vec<_> = (0..CALLERS)
         .map(|_| {
             let balance = balance.clone();
@@ -71,12 +66,7 @@ async fn each_readmission_costs_one_call() {
     let names = ["good", "fine", "bad"];
     let bad = world.server("bad");
     bad.set_answer(Answer::Fail);
-    let balance = builder!(world)
-        .endpoints(names)
-        .policy(Random::default())
-        .build()
-        .unwrap();
-    connected(&balance, 3).await;
+    let balance = balanced(&world, names, Random::default()).await;
     let callers: Vec<_> = (0..CALLERS)
         .map(|caller| {
             let balance = balance.clone();
@@ -135,17 +125,7 @@ async fn ejected(
         .unwrap();
     connected(&balance, names.len()).await;
     a.set_answer(Answer::Fail);
-    let call = {
-        let balance = balance.clone();
-        move |ask| -> futures::future::BoxFuture<'static, _> {
-            Box::pin(balance.clone().oneshot(ask))
-        }
-    };
-    let report = move || balance.report();
-    let subject = Subject {
-        call: Box::new(call),
-        report: Box::new(report),
-    };
+    let subject = Subject(balance);
     for _ in 0..1000 {
         if a.calls() == THRESHOLD {
             break;
@@ -161,18 +141,34 @@ async fn ejected(
 
 type Call = futures::future::BoxFuture<'static, Result<String, evenkeel::Error>>;
 
-struct Subject {
-    call: Box<dyn Fn(Ask) -> Call + Send + Sync>,
-    report: Box<dyn Fn() -> evenkeel::observe::Report + Send + Sync>,
-}
+struct Subject(Balanced);
 
 impl Subject {
     fn call(&self, text: &'static str) -> Call {
-        (self.call)(ask(text))
+        Box::pin(self.0.clone().oneshot(ask(text)))
+    }
+
+    fn report(&self) -> evenkeel::observe::Report {
+        self.0.report()
     }
 
     fn find(&self, id: &str) -> evenkeel::observe::EndpointReport {
-        find((self.report)(), id).expect("it is in the report")
+        endpoint(&self.0, id)
+    }
+
+    /// A call that probes `server`, which hangs.
+    async fn probe(&self, server: &Server) -> Call {
+        for _ in 0..10 {
+            let mut call = self.call("probe");
+            assert!(
+                poll!(&mut call).is_ready() || server.under_way() == 1,
+                "only who probes has to wait"
+            );
+            if server.under_way() == 1 {
+                return call;
+            }
+        }
+        panic!("one of the first calls probes");
     }
 
     /// How many of `count` calls, one after the other, `server` gets.
@@ -231,13 +227,7 @@ async fn while_one_call_probes_no_other_may() {
     let (_world, a, _handle, subject) = ejected(&["a", "b"], Ejection::default()).await;
     sleep(Duration::from_millis(30_001)).await;
     a.set_answer(Answer::Hang);
-    let mut probe = subject.call("probe");
-    while a.under_way() == 0 {
-        let _ = poll!(&mut probe);
-        if a.under_way() == 0 {
-            probe = subject.call("probe");
-        }
-    }
+    let probe = subject.probe(&a).await;
     assert_eq!(subject.share(&a, 20).await, 0, "one probing call at a time");
     a.set_answer(Answer::Name);
     assert_eq!(within("the probing call", probe).await.unwrap(), "a");
@@ -252,13 +242,7 @@ async fn a_cancelled_probing_call_is_offered_again() {
         let (_world, a, handle, subject) = ejected(&["a", "b"], Ejection::default()).await;
         sleep(Duration::from_millis(30_001)).await;
         a.set_answer(Answer::Hang);
-        let mut probe = subject.call("probe");
-        while a.under_way() == 0 {
-            let _ = poll!(&mut probe);
-            if a.under_way() == 0 {
-                probe = subject.call("probe");
-            }
-        }
+        let probe = subject.probe(&a).await;
         if snapshot_meanwhile {
             handle.insert(Endpoint::new("b").with_weight(2)).unwrap();
             until("a new snapshot", || subject.find("b").weight == 2).await;
@@ -347,12 +331,7 @@ async fn half_of_the_endpoints_at_most_are_out() {
     for server in world.servers(names) {
         server.set_answer(Answer::Fail);
     }
-    let balance = builder!(world)
-        .endpoints(names)
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 5).await;
+    let balance = balanced(&world, names, RoundRobin::default()).await;
     for _ in 0..200 {
         within("a call", balance.clone().oneshot(ask("x")))
             .await
@@ -376,7 +355,7 @@ async fn in_a_panic_ejections_are_ignored_and_count_again_after_it() {
     let c = world.server("c");
     c.set_dial(Dial::Refuse);
     handle.insert("c").unwrap();
-    until("1 of 3 usable is under 50 %", || (subject.report)().panic).await;
+    until("1 of 3 usable is under 50 %", || subject.report().panic).await;
     assert_eq!(subject.share(&a, 20).await, 10, "the ejection is ignored");
     assert!(
         subject.find("a").ejected.is_some(),
@@ -393,7 +372,7 @@ async fn in_a_panic_ejections_are_ignored_and_count_again_after_it() {
 
 async fn until_panic_is_over(subject: &Subject) {
     for _ in 0..10 {
-        if !(subject.report)().panic {
+        if !subject.report().panic {
             return;
         }
         sleep(Duration::from_millis(500)).await;
@@ -405,18 +384,16 @@ async fn until_panic_is_over(subject: &Subject) {
 async fn a_success_between_and_a_new_connection_start_the_count_anew() {
     let world = World::new();
     let a = world.server("a");
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&world, ["a", "b"], RoundRobin::default()).await;
     let fail = async |times: usize| {
         a.set_answer(Answer::Fail);
         let want = a.calls() + times;
-        while a.calls() < want {
-            let _ = balance.clone().oneshot(ask("x")).await;
+        for _ in 0..4 * times {
+            if a.calls() < want {
+                let _ = balance.clone().oneshot(ask("x")).await;
+            }
         }
+        assert_eq!(a.calls(), want, "a has every other call");
         a.set_answer(Answer::Name);
     };
     fail(THRESHOLD - 1).await;

@@ -1,7 +1,6 @@
 //! A clone is not ready, shares everything but readiness, and has random numbers of its own.
 
 use evenkeel::policy::{Random, RoundRobin};
-use futures::poll;
 use tower::{Service, ServiceExt};
 
 use crate::builder;
@@ -10,12 +9,7 @@ use crate::world::*;
 #[tokio::test(start_paused = true)]
 async fn point_1_clones_share_endpoints_load_health_and_the_sequence() {
     let world = World::new();
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&world, ["a", "b"], RoundRobin::default()).await;
     let clone = balance.clone();
 
     let mut answers = Vec::new();
@@ -75,18 +69,11 @@ async fn point_1_a_clone_does_not_inherit_readiness() {
 
     let mut clone = balance.clone();
     assert!(
-        poll!(std::future::poll_fn(|cx| Service::<Ask>::poll_ready(
-            &mut clone, cx
-        )))
-        .is_pending(),
+        ready_now(&mut clone).await.is_pending(),
         "a clone looks for itself"
     );
     assert!(
-        poll!(std::future::poll_fn(|cx| Service::<Ask>::poll_ready(
-            &mut balance,
-            cx
-        )))
-        .is_ready(),
+        ready_now(&mut balance).await.is_ready(),
         "who was told Ready is ready until its call"
     );
 }
@@ -95,12 +82,12 @@ async fn point_1_a_clone_does_not_inherit_readiness() {
 async fn point_1_handles_draw_their_own_numbers_from_one_seed() {
     let picks = async |clones_before: usize| {
         let world = World::new();
-        let balance = builder!(world)
-            .endpoints(["a", "b", "c", "d", "e", "f", "g", "h"])
-            .policy(Random::default())
-            .build()
-            .unwrap();
-        connected(&balance, 8).await;
+        let balance = balanced(
+            &world,
+            ["a", "b", "c", "d", "e", "f", "g", "h"],
+            Random::default(),
+        )
+        .await;
         for _ in 0..clones_before {
             drop(balance.clone());
         }

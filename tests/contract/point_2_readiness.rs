@@ -1,11 +1,9 @@
 //! `poll_ready` never errs; where it waits, it misses no wake-up and keeps its word.
 
-use std::future::poll_fn;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use evenkeel::ConnectivityState;
-use futures::poll;
 use tower::{Service, ServiceExt};
 
 use crate::builder;
@@ -55,10 +53,7 @@ async fn point_2_by_default_a_handle_is_always_ready() {
     let mut balance = builder!(world).endpoints(["a"]).build().unwrap();
     settle().await;
     assert!(
-        matches!(
-            poll!(poll_fn(|cx| Service::<Ask>::poll_ready(&mut balance, cx))),
-            Poll::Ready(Ok(()))
-        ),
+        matches!(ready_now(&mut balance).await, Poll::Ready(Ok(()))),
         "what waiting there is happens in the call"
     );
 }
@@ -76,7 +71,7 @@ async fn point_2_wait_in_poll_ready_waits_and_stays_ready_until_the_call() {
     let watcher = balance.clone();
     settle().await;
     assert!(
-        poll!(poll_fn(|cx| Service::<Ask>::poll_ready(&mut balance, cx))).is_pending(),
+        ready_now(&mut balance).await.is_pending(),
         "nothing is usable yet"
     );
 
@@ -104,14 +99,14 @@ async fn point_2_wait_in_poll_ready_waits_and_stays_ready_until_the_call() {
     .await;
     for _ in 0..3 {
         assert!(
-            poll!(poll_fn(|cx| Service::<Ask>::poll_ready(&mut balance, cx))).is_ready(),
+            ready_now(&mut balance).await.is_ready(),
             "Ready is a promise until the next call"
         );
     }
     // The endpoint is gone, so the call fails or waits; the promise is used up either way.
     drop(balance.call(ask("x")));
     assert!(
-        poll!(poll_fn(|cx| Service::<Ask>::poll_ready(&mut balance, cx))).is_pending(),
+        ready_now(&mut balance).await.is_pending(),
         "the call used the promise up"
     );
 }

@@ -31,12 +31,7 @@ async fn point_3_not_ready_means_the_next_candidate() {
     let world = World::new();
     let [a, b] = world.servers(["a", "b"]);
     a.set_readiness(Readiness::Queue);
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&world, ["a", "b"], RoundRobin::default()).await;
     for _ in 0..20 {
         let answer = within("b is ready", balance.clone().oneshot(ask("x"))).await;
         assert_eq!(answer.unwrap(), "b", "a is not ready, so b is asked");
@@ -130,12 +125,7 @@ async fn point_3_a_readiness_error_takes_the_endpoint_out_and_spares_the_request
     let world = World::new();
     let [a, b] = world.servers(["a", "b"]);
     a.set_readiness(Readiness::Broken);
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&world, ["a", "b"], RoundRobin::default()).await;
     for _ in 0..20 {
         let answer = within("b works", balance.clone().oneshot(ask("x"))).await;
         assert_eq!(answer.unwrap(), "b", "the request was not consumed");

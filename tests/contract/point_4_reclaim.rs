@@ -42,12 +42,7 @@ async fn point_4_three_times_at_most() {
     for server in world.servers(names) {
         server.set_answer(Answer::HandBack);
     }
-    let balance = builder!(world)
-        .endpoints(names)
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 6).await;
+    let balance = balanced(&world, names, RoundRobin::default()).await;
     let error = within("it ends", balance.clone().oneshot(ask("x")))
         .await
         .unwrap_err();
@@ -108,12 +103,7 @@ async fn point_4_an_endpoint_that_was_only_busy_counts_as_not_tried() {
     let [a, b] = world.servers(["a", "b"]);
     a.set_readiness(Readiness::Queue);
     b.set_answer(Answer::HandBack);
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(Random::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&world, ["a", "b"], Random::default()).await;
     for round in 1..=20 {
         let call = tokio::spawn(balance.clone().oneshot(ask("x")));
         until("b has handed it back", || b.calls() == round).await;

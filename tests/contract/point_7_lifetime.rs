@@ -269,6 +269,49 @@ async fn point_7_a_connector_that_panics_fails_its_dial_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn point_7_a_policy_that_panics_closes_its_balancer_and_hangs_nobody() {
+    use evenkeel::policy::{Candidates, Picker, Policy, RoundRobin};
+
+    #[derive(Debug)]
+    struct Panics;
+    impl Policy for Panics {
+        fn name(&self) -> &'static str {
+            "panics"
+        }
+        fn build(
+            &self,
+            candidates: &Candidates,
+            previous: Option<&dyn Picker>,
+        ) -> std::sync::Arc<dyn Picker> {
+            assert!(candidates.all().is_empty(), "on purpose");
+            RoundRobin::default().build(candidates, previous)
+        }
+    }
+
+    let world = World::new();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .policy(Panics)
+        .build()
+        .unwrap();
+    for _ in 0..2 {
+        let error = within("no hang", balance.clone().oneshot(ask_and_wait("x")))
+            .await
+            .unwrap_err();
+        assert!(error.is_unavailable() && error.is_closed(), "{error}");
+        assert!(
+            error.to_string().contains("a policy or a source"),
+            "the runtime is still there: {error}"
+        );
+    }
+    assert_eq!(
+        balance.state(),
+        ConnectivityState::Shutdown,
+        "nothing will come any more"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn point_7_a_watch_sees_every_state_it_waits_for() {
     let world = World::new();
     let server = world.server("a");

@@ -10,12 +10,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use evenkeel::balance::{Plain, Reclaiming, Track};
+use evenkeel::balance::{Plain, Reclaiming};
 use evenkeel::call::{Reclaim, RequestInfo};
 use evenkeel::connection::{ConnectionEvents, Connector};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
 use evenkeel::observe::{EndpointReport, Report};
+use evenkeel::outcome::ByResult;
+use evenkeel::policy::Policy;
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -348,8 +350,30 @@ impl Connector for World {
 }
 
 /// Requests that say whether to wait for ready.
-pub(crate) fn track() -> impl Track<Ask, Stub, Response = String> {
-    Reclaiming(Plain::new().reading(|ask: &Ask| RequestInfo::new().with_wait_for_ready(ask.wait)))
+pub(crate) fn track() -> AskTrack {
+    let read: ReadAsk = |ask| RequestInfo::new().with_wait_for_ready(ask.wait);
+    Reclaiming(Plain::new().reading(read))
+}
+
+type ReadAsk = for<'a> fn(&'a Ask) -> RequestInfo<'a>;
+type AskTrack = Reclaiming<Plain<ByResult, ReadAsk>>;
+
+/// A balancer over servers of a [`World`].
+pub(crate) type Balanced = Balance<Stub, AskTrack>;
+
+/// A balancer over these servers by this policy, with all of them connected.
+pub(crate) async fn balanced<const N: usize>(
+    world: &World,
+    names: [&str; N],
+    policy: impl Policy,
+) -> Balanced {
+    let balance = crate::builder!(world)
+        .endpoints(names)
+        .policy(policy)
+        .build()
+        .expect("the settings are right");
+    connected(&balance, N).await;
+    balance
 }
 
 /// gRPC's delays without the jitter, so that a test can name them.
@@ -377,7 +401,8 @@ pub(crate) fn at_the_first_failure() -> Ejection {
         .with_panic_threshold_percent(0)
 }
 
-/// Waits, in real turns of the scheduler and no time at all, until `done` holds.
+/// Waits, in real turns of the scheduler and no time at all, until `done` holds. Of a runtime with
+/// several threads the others may be held up by the machine, so there it takes up to a real minute.
 #[track_caller]
 pub(crate) fn until<'a>(
     rule: &'a str,
@@ -385,14 +410,27 @@ pub(crate) fn until<'a>(
 ) -> impl Future<Output = ()> + 'a {
     let caller = std::panic::Location::caller();
     async move {
-        for _ in 0..10_000 {
-            if done() {
-                return;
-            }
+        let flavor = tokio::runtime::Handle::current().runtime_flavor();
+        let alone = flavor == tokio::runtime::RuntimeFlavor::CurrentThread;
+        let start = std::time::Instant::now();
+        let mut turns = 0;
+        while !done() {
+            turns += 1;
+            let over = turns > 10_000 && (alone || start.elapsed() > Duration::from_secs(60));
+            assert!(!over, "never came to be at {caller}: {rule}");
             tokio::task::yield_now().await;
         }
-        panic!("never came to be at {caller}: {rule}");
     }
+}
+
+/// What `poll_ready` says now.
+pub(crate) async fn ready_now<S, T>(
+    balance: &mut Balance<S, T>,
+) -> Poll<Result<(), evenkeel::Error>>
+where
+    Balance<S, T>: Service<Ask, Error = evenkeel::Error>,
+{
+    std::future::poll_fn(|cx| Poll::Ready(balance.poll_ready(cx))).await
 }
 
 /// Lets everything happen that can happen without time passing.

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::math::testing::seeded;
 
 /// A sequence at tick `tick` of `stride`.
 fn at(tick: u64, stride: &StaticStride) -> Sequence {
@@ -207,12 +208,7 @@ fn any_weight() -> impl Strategy<Value = f64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 64,
-        failure_persistence: None,
-        rng_seed: prop::test_runner::RngSeed::Fixed(11),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(seeded(64, 11))]
 
     #[test]
     fn every_entry_comes_as_evenly_as_whole_numbers_allow(

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::math::testing::seeded;
 
 /// One thing that may happen. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -217,12 +218,7 @@ fn assert_invariants(m: &mut Machine) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        rng_seed: prop::test_runner::RngSeed::Fixed(7),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(seeded(300, 7))]
 
     #[test]
     fn any_events_keep_the_invariants(acts in prop::collection::vec(act(), 1..80)) {

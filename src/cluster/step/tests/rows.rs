@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::math::testing::seeded;
 
 /// What a new state comes to: of endpoints with one name the first counts, and an id that keeps its
 /// address keeps its key.
@@ -39,12 +40,7 @@ fn pool() -> Vec<Endpoint> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 300,
-        failure_persistence: None,
-        rng_seed: prop::test_runner::RngSeed::Fixed(11),
-        ..ProptestConfig::default()
-    })]
+    #![proptest_config(seeded(300, 11))]
 
     #[test]
     fn a_state_is_taken_as_if_by_names(
