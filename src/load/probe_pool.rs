@@ -31,6 +31,8 @@ pub(crate) struct PoolRules {
     pub(crate) hot_quantile: f64,
     /// Probes a call.
     pub(crate) probe_rate: f64,
+    /// Answers that come with a call in other ways.
+    pub(crate) report_rate: f64,
     /// Answers that are dropped with each call.
     pub(crate) remove_rate: f64,
     /// How much faster answers come in than they are used up: the δ of the reuse formula.
@@ -303,7 +305,7 @@ impl PoolRules {
     fn uses(&self, size: usize, endpoints: usize) -> f64 {
         let most = f64::from(self.max_uses);
         let not_in_pool = 1.0 - size as f64 / endpoints.max(1) as f64;
-        let spare = not_in_pool * self.probe_rate - self.remove_rate;
+        let spare = not_in_pool * (self.probe_rate + self.report_rate) - self.remove_rate;
         if spare > 0.0 {
             ((1.0 + self.delta) / spare).clamp(1.0, most)
         } else {

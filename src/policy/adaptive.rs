@@ -24,9 +24,10 @@ const MOST: f64 = 0.9;
 /// Without reports a call goes as by [`PeakEwma`](crate::policy::PeakEwma): of two endpoints at random, the
 /// one where latency times calls under way is less. When nine of ten usable endpoints have reported their
 /// requests under way within ten seconds, and there are at least six of them, it goes by a pool of the
-/// servers' own answers, in a form of [`Prequal`](crate::policy::Prequal) that is safe on small fleets: the
-/// pool holds a third of the endpoints, 2 to 16, and the newest answer of each; a server is hot if it has more under way than half of the last answers; answers come with every response, and one probe is sent with each
-/// call. It goes back to two choices when reports stop, and for a call that finds too few answers.
+/// servers' own answers, in a form of [`Prequal`](crate::policy::Prequal) that is safe on small fleets:
+/// the pool holds a third of the endpoints, 2 to 16, and the newest answer of each; a server is hot if it
+/// has more under way than half of the last answers; answers come with every response, and one probe is
+/// sent with each call. It goes back to two choices when reports stop, and for a call that finds too few answers.
 ///
 /// A failed call counts as [slow](LatencyRules::error_penalty) in the first form; in the second, an
 /// endpoint that fails is believed 1 time in 8 after one failure, in 64 after two and so on, until a call
@@ -69,18 +70,24 @@ impl Default for Adaptive {
         Self {
             latency: LatencyRules::default(),
             probes: Some(ProbeRules::default()),
-            pool: Arc::new(ProbePool::new(PoolRules {
-                size: PoolSize::Third,
-                max_age: Duration::from_secs(1),
-                hot_quantile: 0.5,
-                probe_rate: 1.0,
-                remove_rate: 0.5,
-                delta: 1.0,
-                max_uses: 16,
-                one_per_endpoint: true,
-            })),
+            pool: pool(1.0),
         }
     }
+}
+
+fn pool(probe_rate: f64) -> Arc<ProbePool> {
+    Arc::new(ProbePool::new(PoolRules {
+        size: PoolSize::Third,
+        max_age: Duration::from_secs(1),
+        hot_quantile: 0.5,
+        probe_rate,
+        // One with each response.
+        report_rate: 1.0,
+        remove_rate: 0.5,
+        delta: 1.0,
+        max_uses: 16,
+        one_per_endpoint: true,
+    }))
 }
 
 impl Adaptive {
@@ -88,6 +95,7 @@ impl Adaptive {
     #[must_use]
     pub fn without_probes(mut self) -> Self {
         self.probes = None;
+        self.pool = pool(0.0);
         self
     }
 

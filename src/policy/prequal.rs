@@ -71,6 +71,7 @@ impl Default for Prequal {
                 // 2^-0.25
                 hot_quantile: 0.840_896_415_253_714_6,
                 probe_rate: 3.0,
+                report_rate: 0.0,
                 remove_rate: 1.0,
                 delta: 1.0,
                 max_uses: 16,

@@ -10,6 +10,7 @@ const RULES: PoolRules = PoolRules {
     max_age: Duration::from_secs(1),
     hot_quantile: 0.5,
     probe_rate: 3.0,
+    report_rate: 0.0,
     remove_rate: 0.0,
     // So large that each is used as often as it may be.
     delta: 100.0,
@@ -87,6 +88,15 @@ fn an_answer_is_used_as_often_as_the_published_formula_says() {
     );
     assert_eq!(prequal(24), 16.0, "(1 - 16/24) * 3 - 1 is 0");
     assert_eq!(prequal(0), 16.0);
+    let with_responses = PoolRules {
+        probe_rate: 1.0,
+        report_rate: 1.0,
+        remove_rate: 0.5,
+        delta: 1.0,
+        ..RULES
+    };
+    // (1 + 1) / ((1 - 4/10) * 2 - 0.5) = 2 / 0.7
+    assert!((with_responses.uses(4, 10) - 2.0 / 0.7).abs() < 1e-9);
     let often = PoolRules {
         probe_rate: 8.0,
         delta: 1.0,
