@@ -12,6 +12,7 @@
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
+//! | [`C3`] | O(n) | the same, a few endpoints, and a bad one must show at once |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
 //! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
@@ -55,6 +56,7 @@
 //! ```
 
 mod bounded_load;
+mod c3;
 mod candidate;
 mod claim;
 mod context;
@@ -80,6 +82,7 @@ mod weighted_random;
 mod weighted_round_robin;
 
 pub use bounded_load::BoundedLoad;
+pub use c3::C3;
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;

@@ -3,6 +3,7 @@
 //! A new policy is one line in [`ALL`].
 
 mod limits;
+mod pool;
 mod yarp;
 
 use std::fmt;
@@ -10,12 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::policy::{
-    BoundedLoad, Candidate, Candidates, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
+    BoundedLoad, C3, Candidate, Candidates, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
     Policy, Random, Rendezvous, RingHash, RoundRobin,
 };
 
 use crate::engine::gauge::Gauge;
 use crate::scenario::Scenario;
+use pool::Pooled;
 
 /// One way to balance.
 pub struct Rule {
@@ -27,6 +29,13 @@ pub struct Rule {
     pub standard: bool,
     /// A new one, for one client of the scenario.
     pub make: fn(&Scenario) -> Contestant,
+}
+
+impl Rule {
+    /// Whether it knows what no client can: a mark, and no policy.
+    pub fn sees_all(&self) -> bool {
+        matches!(self.name, limits::SHORTEST_QUEUE | limits::OMNISCIENT)
+    }
 }
 
 /// A policy as one client has it.
@@ -72,14 +81,21 @@ pub const ALL: &[Rule] = &[
     Rule { name: "least_request_full", standard: true, about: "fewest calls of this client, of all", make: |_| Contestant::of(LeastRequest::full_scan()) },
     Rule { name: "peak_ewma", standard: true, about: "least latency times calls, of two", make: |_| Contestant::of(PeakEwma::default()) },
     Rule { name: "wrr", standard: true, about: "in turn, by requests over utilisation as the servers report them", make: |scenario| Contestant::of(wrr(scenario)) },
+    Rule { name: "c3", standard: true, about: "C3: least score by calls here, and requests and latency as the servers report them, of all", make: |scenario| Contestant::of(C3::default().with_clients(clients(scenario))) },
     Rule { name: "ring_hash", standard: false, about: "by a random key", make: |_| Contestant::of(RingHash::default()) },
     Rule { name: "maglev", standard: false, about: "by a random key", make: |_| Contestant::of(Maglev::default()) },
     Rule { name: "maglev_bounded", standard: false, about: "by a random key, at most 1.25 times its share", make: |_| Contestant::of(Maglev::default().with_bounded_load(BoundedLoad::default())) },
     Rule { name: "rendezvous", standard: false, about: "by a random key", make: |_| Contestant::of(Rendezvous::default()) },
     Rule { name: "yarp", standard: true, about: "fewer calls at the server as of the last poll (500 ms), of two", make: |_| yarp::contestant() },
-    Rule { name: "shortest_queue", standard: true, about: "limit: fewest calls of all clients, as of now, of all", make: |_| Contestant::of(limits::ShortestQueue) },
-    Rule { name: "omniscient", standard: true, about: "limit: as that, and knows each server's cores, speed and faults", make: |_| Contestant::of(limits::Omniscient) },
+    Rule { name: "linear", standard: true, about: "half latency, half requests, over a pool of answers to probes", make: |scenario| Contestant::of(Pooled::linear(scenario)) },
+    Rule { name: "c3_pool", standard: false, about: "C3's score over such a pool", make: |scenario| Contestant::of(Pooled::c3(scenario)) },
+    Rule { name: limits::SHORTEST_QUEUE, standard: true, about: "limit: fewest calls of all clients, as of now, of all", make: |_| Contestant::of(limits::ShortestQueue) },
+    Rule { name: limits::OMNISCIENT, standard: true, about: "limit: as that, and knows each server's cores, speed and faults", make: |_| Contestant::of(limits::Omniscient) },
 ];
+
+fn clients(scenario: &Scenario) -> u32 {
+    u32::try_from(scenario.clients).unwrap_or(u32::MAX)
+}
 
 /// By reports. The blackout is its default of 10 s, but no longer than the warm-up: in a shortened run
 /// plain round robin would be measured in its place.
