@@ -6,6 +6,8 @@
 pub mod engine;
 #[path = "../examples/simulate/oracles.rs"]
 pub mod oracles;
+#[path = "simulate/reports.rs"]
+mod reports;
 #[path = "../examples/simulate/rules/mod.rs"]
 pub mod rules;
 #[path = "../examples/simulate/scenario/mod.rs"]
@@ -212,6 +214,8 @@ fn a_mistake_in_a_scenario_is_refused_by_the_name_of_its_field() {
     for (text, field) in [
         (small("lode = 1"), "lode"),
         (small("network_ms = -1"), "network_ms"),
+        (small("probe_cost_us = -1"), "probe_cost_us"),
+        (small("report_cost_us = nan"), "report_cost_us"),
         (small("").replace("load = 0.3", "load = \"much\""), "load"),
         (small("").replace("load = 0.3", "load = [0.5, 0]"), "load"),
         (small("").replace("load = 0.3", "load = []"), "load"),

@@ -58,6 +58,10 @@ pub(crate) struct Options {
     #[arg(long)]
     no_ejection: bool,
 
+    /// Let servers say nothing of their load, whatever the scenario says.
+    #[arg(long)]
+    no_reports: bool,
+
     /// Where the plots and the report go.
     #[arg(long, value_name = "DIR", default_value = "target/simulate")]
     pub(crate) out: PathBuf,
@@ -99,6 +103,7 @@ impl Options {
         }
         for scenario in &mut scenarios {
             scenario.ejection &= !self.no_ejection;
+            scenario.reports &= !self.no_reports;
             if self.quick {
                 *scenario = scenario.clone().scaled(QUICK);
             }

@@ -58,7 +58,7 @@ fn section(
     body.push_str("</tr></thead><tbody>");
     for summary in summaries {
         body.push_str("<tr>");
-        for cell in table::cells(summary) {
+        for cell in table::cells(summary, summaries) {
             let _ = write!(body, "<td>{}</td>", escape(&cell));
         }
         body.push_str("</tr>");

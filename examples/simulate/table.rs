@@ -4,24 +4,36 @@ use std::fmt::Write as _;
 
 use crate::rows::{Spread, Summary};
 
+const COLUMNS: usize = 9;
+
+/// The rule that the others' p99 is divided by.
+const MARK: &str = "omniscient";
+
 /// What the columns are called.
-pub(crate) const HEAD: [&str; 8] = [
+pub(crate) const HEAD: [&str; COLUMNS] = [
     "policy",
     "p50 ms",
     "p90 ms",
     "p99 ms",
     "p99.9 ms",
+    "p99 / omniscient's",
     "errors %",
     "load mean / max",
     "probes per call",
 ];
 
-/// One line of it.
-pub(crate) fn cells(summary: &Summary) -> [String; 8] {
+/// One line of it; `all` are the lines of the same scenario.
+pub(crate) fn cells(summary: &Summary, all: &[Summary]) -> [String; COLUMNS] {
     let name = match summary.phase {
         Some(load) => format!("  at {load}"),
+        None if summary.rule.sees_all() => format!("{} (sees all)", summary.rule.name),
         None => summary.rule.name.to_owned(),
     };
+    let mut marks = all.iter().filter(|other| other.rule.name == MARK);
+    let mark = marks.find(|mark| mark.phase == summary.phase);
+    let gap = mark.map_or(String::new(), |mark| {
+        number(summary.p99.median / mark.p99.median)
+    });
     let (mut load, mut probes) = (String::new(), String::new());
     if let Some(loads) = &summary.load {
         load = format!("{:.2} / {:.2}", loads.mean.median, loads.max.median);
@@ -45,6 +57,7 @@ pub(crate) fn cells(summary: &Summary) -> [String; 8] {
         spread(summary.p90),
         spread(summary.p99),
         spread(summary.p999),
+        gap,
         errors,
         load,
         probes,
@@ -68,14 +81,14 @@ pub(crate) fn remark(summaries: &[Summary]) -> Option<String> {
 /// The table as text.
 pub(crate) fn text(summaries: &[Summary]) -> String {
     let head = HEAD.map(str::to_owned);
-    let lines: Vec<[String; 8]> = std::iter::once(head)
-        .chain(summaries.iter().map(cells))
+    let lines: Vec<[String; COLUMNS]> = std::iter::once(head)
+        .chain(summaries.iter().map(|summary| cells(summary, summaries)))
         .collect();
     let width = |column: usize| {
-        let of = |line: &[String; 8]| line[column].chars().count();
+        let of = |line: &[String; COLUMNS]| line[column].chars().count();
         lines.iter().map(of).max().unwrap_or(0)
     };
-    let widths: [usize; 8] = std::array::from_fn(width);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let mut text = String::new();
     for line in &lines {
         let mut row = String::new();

@@ -13,6 +13,7 @@
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
 //! | [`PeakEwma`] | O(1) | servers differ in speed, or one may turn slow |
+//! | [`C3`] | O(n) | the same, a few endpoints, and a bad one must show at once |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
 //! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |
@@ -57,6 +58,7 @@
 
 mod adaptive;
 mod bounded_load;
+mod c3;
 mod candidate;
 mod claim;
 mod config;
@@ -86,6 +88,7 @@ mod weighted_round_robin;
 
 pub use adaptive::Adaptive;
 pub use bounded_load::BoundedLoad;
+pub use c3::C3;
 pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;

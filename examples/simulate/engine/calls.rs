@@ -1,12 +1,14 @@
 //! Calls on their way: from a client over the network to a server, and back.
 
-use evenkeel::outcome::Outcome;
-use evenkeel::policy::Tried;
+use std::time::Duration;
+
+use evenkeel::outcome::{LoadReport, Outcome};
+use evenkeel::policy::{ProbeRequests, Tried};
 
 use crate::engine::client::Hold;
 use crate::engine::draw::exponential;
 use crate::engine::queue::{Nanos, nanos};
-use crate::engine::server::Condition;
+use crate::engine::server::{Condition, Task};
 use crate::engine::slab::Id;
 use crate::engine::world::{Event, World, after};
 
@@ -27,10 +29,14 @@ pub(super) struct Attempt {
     pub(super) server: usize,
     hold: Hold,
     reached: Option<Nanos>,
+    /// How many others were under way at the server when it came.
+    met: u32,
     /// While it runs: by what name the server knows it.
     running: Option<u64>,
     /// It has left the server.
     left: bool,
+    /// Rides on the answer.
+    report: Option<LoadReport>,
 }
 
 impl World<'_> {
@@ -59,7 +65,10 @@ impl World<'_> {
     /// Picks a server for a call and sends it there.
     fn send(&mut self, call: Call) {
         let client = &mut self.clients[call.client];
-        let Some(taken) = client.take(self.now, call.key, &call.tried) else {
+        let mut probes = ProbeRequests::new();
+        let taken = client.take(self.now, call.key, &call.tried, &mut probes);
+        self.probe(call.client, &probes);
+        let Some(taken) = taken else {
             // Another try at once would find nothing either.
             self.end_call(&call, true);
             return;
@@ -80,8 +89,10 @@ impl World<'_> {
             server,
             hold: taken.hold,
             reached: None,
+            met: 0,
             running: None,
             left: false,
+            report: None,
         });
         self.queue
             .push(self.now + self.times.network, Event::Reached(id));
@@ -97,14 +108,22 @@ impl World<'_> {
         let number = attempt.server;
         let server = &mut self.servers[number];
         attempt.reached = Some(self.now);
+        attempt.met = server.gauge.in_flight();
         server.gauge.arrived();
         match server.condition() {
             Condition::Fails { rate, after } if self.faults.unit() < rate => {
+                if self.reports {
+                    // As of now, not of when the error goes out: a server that does nothing has little
+                    // else to tell by then.
+                    server.reporter.failed(self.now);
+                    attempt.report = Some(server.report(self.now, attempt.met));
+                }
                 let at = self.now + after + self.times.network;
                 self.queue.push(at, Event::Answered(id, Outcome::Failure));
             }
             Condition::Well | Condition::Fails { .. } => {
-                attempt.running = Some(server.begin(self.now, id, attempt.call.work));
+                let work = attempt.call.work + self.costs.report;
+                attempt.running = Some(server.begin(self.now, Task::Call(id), work));
                 self.plan_wake(number);
             }
             Condition::Silent => {}
@@ -120,14 +139,28 @@ impl World<'_> {
         if !self.servers[number].woken(self.now) {
             return;
         }
-        while let Some(id) = self.servers[number].finished(self.now) {
+        while let Some(task) = self.servers[number].finished(self.now) {
+            let id = match task {
+                Task::Call(id) => id,
+                Task::Probe(id) => {
+                    self.answer_probe(id);
+                    continue;
+                }
+            };
             let Some(attempt) = self.attempts.get_mut(id) else {
                 continue;
             };
-            // A report that rides on the answer would be read off the server here.
             attempt.running = None;
             attempt.left = true;
-            self.servers[number].gauge.left(true);
+            let server = &mut self.servers[number];
+            server.gauge.left(true);
+            if let Some(reached) = attempt.reached
+                && self.reports
+            {
+                let latency = Duration::from_nanos(self.now - reached);
+                server.reporter.answered(latency, attempt.met, self.now);
+                attempt.report = Some(server.report(self.now, server.gauge.in_flight()));
+            }
             let made = attempt.call.made;
             if let Some(reached) = attempt.reached
                 && (self.times.warm..self.times.end).contains(&made)
@@ -148,6 +181,16 @@ impl World<'_> {
         }
     }
 
+    /// The answer has come to its client, unless that has given up.
+    pub(super) fn answered(&mut self, id: Id, outcome: Outcome) {
+        if let Some(attempt) = self.attempts.get_mut(id)
+            && let Some(report) = attempt.report.take()
+        {
+            attempt.hold.reported(&report, self.now);
+        }
+        self.end_attempt(id, outcome);
+    }
+
     /// The client has its answer, or has given up. Nothing happens if it had one before.
     pub(super) fn end_attempt(&mut self, id: Id, outcome: Outcome) {
         let Some(attempt) = self.attempts.remove(id) else {
@@ -155,7 +198,7 @@ impl World<'_> {
         };
         let server = &mut self.servers[attempt.server];
         if let Some(end) = attempt.running {
-            server.cancel(self.now, id, end);
+            server.cancel(self.now, Task::Call(id), end);
         }
         if !attempt.left {
             server.gauge.left(attempt.reached.is_some());

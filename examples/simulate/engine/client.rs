@@ -4,7 +4,8 @@
 //! control plane does, by the same rules, but in virtual time and at once: a new set of candidates when
 //! an endpoint is lost, found again, ejected or back, the end of an ejection, and panic. Two things are
 //! simpler here: a call that finds no endpoint fails instead of waiting for one that is being dialled, and
-//! ejections of long ago are never forgiven.
+//! ejections of long ago are never forgiven. One is left out: the probe after a pause of
+//! `ProbeRules::idle`, for which no scenario is quiet enough.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,20 +13,26 @@ use std::time::Duration;
 use evenkeel::call::RequestInfo;
 use evenkeel::health::panic_mode::is_panic;
 use evenkeel::health::{Ejection, Ejections};
+use evenkeel::load::Measures;
 use evenkeel::math::{Backoff, Moment, Rng};
-use evenkeel::outcome::Outcome;
+use evenkeel::outcome::{LoadReport, Outcome};
 use evenkeel::policy::{
-    Candidate, Candidates, Claim, Pick, PickContext, Picker, Policy, Subchannel, Tried,
+    Candidate, Candidates, Claim, Pick, PickContext, Picker, Policy, ProbeRequests, Subchannel,
+    Tried,
 };
 use evenkeel::{ConnectivityState, Endpoint};
 
 use crate::engine::queue::Nanos;
 use crate::rules::{Contestant, Poll};
 
+/// Policies are refreshed no more often than this.
+const LEAST_REFRESH: Duration = Duration::from_millis(1);
+
 /// A client.
 pub struct Client {
     policy: Arc<dyn Policy>,
     poll: Option<Poll>,
+    measures: Measures,
     timed: bool,
     rules: Arc<Ejections>,
     members: Vec<Member>,
@@ -82,6 +89,13 @@ impl Hold {
     pub fn connection(&self) -> u64 {
         self.claim.connection()
     }
+
+    /// The answer has come, with a report.
+    pub fn reported(&self, report: &LoadReport, now: Nanos) {
+        if self.claim.wants_report() {
+            self.claim.reported(report, Moment::from_nanos(now));
+        }
+    }
 }
 
 impl Client {
@@ -93,8 +107,10 @@ impl Client {
         rng: Rng,
     ) -> Self {
         let none = Candidates::connected(Vec::<Endpoint>::new());
+        let measures = contestant.policy.measures();
         let mut client = Self {
-            timed: contestant.policy.measures().need_clock(),
+            measures,
+            timed: measures.need_clock(),
             picker: contestant.policy.build(&none, None),
             policy: contestant.policy,
             poll: contestant.poll,
@@ -110,12 +126,19 @@ impl Client {
             client.members.push(member);
         }
         client.rules.set_endpoints(client.members.len());
-        client.rebuild();
+        client.rebuild(0);
         client
     }
 
-    /// Chooses an endpoint for a call; `None` if nothing can be used.
-    pub fn take(&mut self, now: Nanos, key: u64, tried: &Tried) -> Option<Taken> {
+    /// Chooses an endpoint for a call; `None` if nothing can be used. Whom the policy wants to ask, it puts
+    /// into `probes`.
+    pub fn take(
+        &mut self,
+        now: Nanos,
+        key: u64,
+        tried: &Tried,
+        probes: &mut ProbeRequests,
+    ) -> Option<Taken> {
         let now = Moment::from_nanos(now);
         let mut context = PickContext::new(&mut self.rng)
             .with_request(RequestInfo::new().with_hash_key(key))
@@ -123,6 +146,9 @@ impl Client {
             .with_ejections_ignored(self.panic);
         if self.timed {
             context = context.with_now(now);
+        }
+        if self.measures.probes.is_some() {
+            context = context.with_probes(probes);
         }
         let all = self.candidates.all();
         let (candidate, ignore_ejections, misnamed) = match self.picker.pick(&mut context) {
@@ -161,8 +187,8 @@ impl Client {
     }
 
     /// A call is over. `Some` if its endpoint is ejected for it, and until when.
-    pub fn finish(&mut self, hold: Hold, outcome: Outcome, now: Nanos) -> Option<Later> {
-        let now = Moment::from_nanos(now);
+    pub fn finish(&mut self, hold: Hold, outcome: Outcome, at: Nanos) -> Option<Later> {
+        let now = Moment::from_nanos(at);
         let mut claim = hold.claim;
         let gate = hold.subchannel.health().gate();
         let was_open = gate.is_open();
@@ -186,26 +212,26 @@ impl Client {
                 after: self.rules.rules().duration(member.ejected_times),
             });
         }
-        self.rebuild();
+        self.rebuild(at);
         later
     }
 
     /// The time of an ejection is over: one call may try the endpoint.
-    pub fn end_ejection(&mut self, later: Later) {
+    pub fn end_ejection(&mut self, later: Later, now: Nanos) {
         let member = &self.members[later.slot];
         if member.tenancy == later.tenancy && member.subchannel.health().gate().offer_probe() {
-            self.rebuild();
+            self.rebuild(now);
         }
     }
 
     /// The connection to the endpoint is gone.
-    pub fn lose(&mut self, slot: usize) -> Later {
+    pub fn lose(&mut self, slot: usize, now: Nanos) -> Later {
         let member = &mut self.members[slot];
         member.subchannel.disconnected(member.connection);
         member.connection = 0;
         member.failed_dials = 0;
         let tenancy = member.tenancy;
-        self.rebuild();
+        self.rebuild(now);
         Later {
             slot,
             tenancy,
@@ -214,7 +240,7 @@ impl Client {
     }
 
     /// Dials the endpoint. `Some` if it was not there: when to dial again.
-    pub fn dial(&mut self, later: Later, is_up: bool) -> Option<Later> {
+    pub fn dial(&mut self, later: Later, is_up: bool, now: Nanos) -> Option<Later> {
         let member = &mut self.members[later.slot];
         if member.tenancy != later.tenancy || member.connection != 0 {
             return None;
@@ -227,17 +253,35 @@ impl Client {
         self.connections += 1;
         member.connection = self.connections;
         member.subchannel.connected(self.connections);
-        self.rebuild();
+        self.rebuild(now);
         None
     }
 
     /// Another endpoint takes the place of the one in `slot`; calls on that one go on.
-    pub fn replace(&mut self, slot: usize, endpoint: Endpoint) {
+    pub fn replace(&mut self, slot: usize, endpoint: Endpoint, now: Nanos) {
         let old = &self.members[slot];
         old.subchannel.health().retire(&self.rules);
         let tenancy = old.tenancy + 1;
         self.members[slot] = self.member(endpoint, tenancy);
-        self.rebuild();
+        self.rebuild(now);
+    }
+
+    /// Whether the policy wants to hear of the servers' load.
+    pub fn wants_reports(&self) -> bool {
+        self.measures.reports.is_some()
+    }
+
+    /// Who is asked, if the endpoint in `slot` can be, and how long its answer counts.
+    pub fn ask(&self, slot: usize) -> Option<(Arc<Subchannel>, Duration)> {
+        let rules = self.measures.probes?;
+        let member = self.members.get(slot)?;
+        (member.connection != 0).then(|| (member.subchannel.clone(), rules.timeout))
+    }
+
+    /// How often the policy wants a new picker though the set is the same, if it does.
+    pub fn refresh_interval(&self) -> Option<Duration> {
+        let every = self.policy.refresh()?;
+        Some(every.max(LEAST_REFRESH))
     }
 
     /// How often the policy wants to ask the servers, if it does.
@@ -256,8 +300,11 @@ impl Client {
     fn member(&mut self, endpoint: Endpoint, tenancy: u32) -> Member {
         self.connections += 1;
         let id = endpoint.id().clone();
-        let subchannel = Subchannel::new(self.connections, id, self.rules.clone())
-            .measuring(self.policy.measures());
+        let mut subchannel =
+            Subchannel::new(self.connections, id, self.rules.clone()).measuring(self.measures);
+        if self.measures.reports.is_some() {
+            subchannel = subchannel.reporting_to(self.policy.clone());
+        }
         subchannel.connected(self.connections);
         Member {
             endpoint,
@@ -269,7 +316,8 @@ impl Client {
         }
     }
 
-    fn rebuild(&mut self) {
+    /// Makes the set of candidates anew, and its picker.
+    pub fn rebuild(&mut self, now: Nanos) {
         let ejected = self.rules.ejected();
         let usable = self.members.iter().filter(|m| m.is_usable()).count();
         let threshold = self.rules.rules().panic_threshold_percent();
@@ -280,7 +328,7 @@ impl Client {
             .enumerate()
             .map(|(slot, member)| member.candidate(slot))
             .collect();
-        self.candidates = Candidates::new(all, self.panic);
+        self.candidates = Candidates::new(all, self.panic).with_now(Moment::from_nanos(now));
         self.picker = self.policy.build(&self.candidates, Some(&*self.picker));
     }
 }

@@ -4,9 +4,11 @@
 //! touches it. Everything else is the world around it, in virtual time and from one seed.
 //!
 //! - [`queue`], [`slab`], [`draw`]: events, numbered places, random numbers;
-//! - [`server`]: processor sharing; [`gauge`]: what is true of a server;
+//! - [`server`]: processor sharing; [`reporter`]: what a server knows of its load; [`gauge`]: what is
+//!   true of it;
 //! - [`client`]: a policy with its candidates, ejections and connections;
-//! - [`world`]: all of it; `calls`: calls on their way; `script`: what happens to servers meanwhile;
+//! - [`world`]: all of it; `calls`, `probes`: calls and probes on their way; `script`: what happens to
+//!   servers meanwhile;
 //! - `loads`, [`tally`]: loads, latencies, errors.
 
 mod calls;
@@ -14,7 +16,9 @@ pub mod client;
 pub mod draw;
 pub mod gauge;
 mod loads;
+mod probes;
 pub mod queue;
+pub mod reporter;
 mod script;
 pub mod server;
 pub mod slab;

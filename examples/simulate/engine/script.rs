@@ -111,7 +111,7 @@ impl World<'_> {
         self.set_condition(slot, Condition::Down);
         let number = self.slots[slot];
         for (client, state) in self.clients.iter_mut().enumerate() {
-            let later = state.lose(slot);
+            let later = state.lose(slot, self.now);
             self.queue.push(self.now, Event::Dial(client, later));
         }
         let lost: Vec<_> = self
@@ -123,6 +123,7 @@ impl World<'_> {
         for id in lost {
             self.end_attempt(id, Outcome::ConnectionLost);
         }
+        self.lose_probes(number);
     }
 
     fn scale(&mut self, slot: usize, kind: EventKind, factor: f64) {
@@ -149,7 +150,7 @@ impl World<'_> {
         }
         let endpoint = self.servers[number].endpoint.clone();
         for client in &mut self.clients {
-            client.replace(slot, endpoint.clone());
+            client.replace(slot, endpoint.clone(), self.now);
         }
     }
 }

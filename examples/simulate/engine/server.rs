@@ -9,10 +9,12 @@ use std::collections::BTreeSet;
 
 use evenkeel::Endpoint;
 use evenkeel::math::Rng;
+use evenkeel::outcome::LoadReport;
 
 use crate::engine::draw::exponential;
 use crate::engine::gauge::Gauge;
 use crate::engine::queue::{Nanos, nanos, seconds};
+use crate::engine::reporter::Reporter;
 use crate::engine::slab::Id;
 use crate::scenario::{Antagonists, ServerGroup};
 
@@ -37,6 +39,15 @@ pub enum Condition {
     Down,
 }
 
+/// What a server works on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Task {
+    /// A call.
+    Call(Id),
+    /// The answer to a probe.
+    Probe(Id),
+}
+
 /// One server.
 pub struct Server {
     /// How the clients know it.
@@ -47,6 +58,8 @@ pub struct Server {
     pub slot: usize,
     /// Its share of the machine, in cores.
     pub allotment: f64,
+    /// What it knows of its load.
+    pub reporter: Reporter,
     condition: Condition,
     machine: Machine,
     /// Of a script: factors on cores and speed.
@@ -54,7 +67,7 @@ pub struct Server {
     speed_factor: f64,
     given: f64,
     since: Nanos,
-    running: BTreeSet<(u64, Id)>,
+    running: BTreeSet<(u64, Task)>,
     wake: Option<Nanos>,
     used: f64,
 }
@@ -77,6 +90,7 @@ impl Server {
             gauge,
             slot,
             allotment: group.cores,
+            reporter: Reporter::default(),
             condition: Condition::Well,
             machine: Machine {
                 speed: group.speed,
@@ -105,9 +119,8 @@ impl Server {
         self.gauge.set_broken(condition != Condition::Well);
     }
 
-    /// Takes in a call that needs `work` seconds of a core. The result names it for
-    /// [`cancel`](Self::cancel).
-    pub fn begin(&mut self, now: Nanos, id: Id, work: f64) -> u64 {
+    /// Takes in what needs `work` seconds of a core. The result names it for [`cancel`](Self::cancel).
+    pub fn begin(&mut self, now: Nanos, task: Task, work: f64) -> u64 {
         self.advance(now);
         if self.running.is_empty() {
             // Small numbers are more exact.
@@ -115,25 +128,25 @@ impl Server {
         }
         // Floats over 0 are ordered as their bits are.
         let end = (self.given + work).to_bits();
-        self.running.insert((end, id));
+        self.running.insert((end, task));
         end
     }
 
-    /// Drops a call.
-    pub fn cancel(&mut self, now: Nanos, id: Id, end: u64) {
+    /// Drops a task.
+    pub fn cancel(&mut self, now: Nanos, task: Task, end: u64) {
         self.advance(now);
-        self.running.remove(&(end, id));
+        self.running.remove(&(end, task));
     }
 
-    /// The next call that is done by `now`.
-    pub fn finished(&mut self, now: Nanos) -> Option<Id> {
+    /// The next task that is done by `now`.
+    pub fn finished(&mut self, now: Nanos) -> Option<Task> {
         self.advance(now);
-        let &(end, id) = self.running.first()?;
+        let &(end, task) = self.running.first()?;
         if f64::from_bits(end) > self.given + EQUAL {
             return None;
         }
         self.running.pop_first();
-        Some(id)
+        Some(task)
     }
 
     /// When to look again, if that is not known yet or sooner than known.
@@ -162,6 +175,12 @@ impl Server {
     pub fn used(&mut self, now: Nanos) -> f64 {
         self.advance(now);
         self.used
+    }
+
+    /// What it says of its load, when `in_flight` calls are under way.
+    pub fn report(&mut self, now: Nanos, in_flight: u32) -> LoadReport {
+        let used = self.used(now) / self.allotment;
+        self.reporter.report(now, in_flight, used)
     }
 
     /// Multiplies its speed.
@@ -253,9 +272,9 @@ mod tests {
         }
 
         /// A call of `ms` of work at `at`.
-        fn begin(&mut self, at: Nanos, ms: f64) -> (Id, u64) {
-            let id = self.ids.insert(());
-            (id, self.server.begin(at, id, ms / 1e3))
+        fn begin(&mut self, at: Nanos, ms: f64) -> (Task, u64) {
+            let call = Task::Call(self.ids.insert(()));
+            (call, self.server.begin(at, call, ms / 1e3))
         }
 
         /// When the next call ends if nothing else happens, in milliseconds; it is then taken out.
@@ -303,8 +322,8 @@ mod tests {
     fn a_call_that_is_cancelled_leaves_its_share_to_the_others() {
         let mut bench = Bench::new(1.0);
         bench.begin(0, 10.0);
-        let (id, end) = bench.begin(0, 50.0);
-        bench.server.cancel(4 * MS, id, end);
+        let (call, end) = bench.begin(0, 50.0);
+        bench.server.cancel(4 * MS, call, end);
         assert!((bench.next_end(4 * MS) - 12.0).abs() < 1e-4);
     }
 

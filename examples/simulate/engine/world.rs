@@ -9,6 +9,7 @@ use evenkeel::outcome::Outcome;
 use crate::engine::calls::Attempt;
 use crate::engine::client::{Client, Later};
 use crate::engine::loads::Loads;
+use crate::engine::probes::Probe;
 use crate::engine::queue::{Nanos, Queue, nanos};
 use crate::engine::server::{Condition, Server};
 use crate::engine::slab::{Id, Slab};
@@ -22,6 +23,7 @@ mod stream {
     pub(super) const ARRIVALS: u64 = 0;
     pub(super) const FAULTS: u64 = 1;
     pub(super) const POLLS: u64 = 2;
+    pub(super) const REFRESHES: u64 = 3;
     pub(super) const CLIENTS: u64 = 1 << 32;
     pub(super) const SERVERS: u64 = 2 << 32;
 }
@@ -65,12 +67,18 @@ pub(super) enum Event {
     Answered(Id, Outcome),
     /// The client gives up.
     TimedOut(Id),
+    /// A probe has come to its server.
+    ProbeReached(Id),
+    /// Its answer has come to the client.
+    ProbeAnswered(Id),
     /// The time of an ejection is over.
     EjectionEnds(usize, Later),
     /// A client dials a lost server.
     Dial(usize, Later),
     /// A client asks the servers.
     Poll(usize),
+    /// A client's policy gets a new picker.
+    Refresh(usize),
     /// The loads are looked at.
     Sample,
     /// Others on the machine of a server change.
@@ -91,6 +99,14 @@ pub(super) struct Times {
     pub(super) timeout: Option<Nanos>,
 }
 
+/// What it costs a server to talk of its load, in seconds of a core at speed 1.
+pub(super) struct Costs {
+    /// Each answer to a call.
+    pub(super) report: f64,
+    /// Each answer to a probe.
+    pub(super) probe: f64,
+}
+
 pub(super) struct World<'s> {
     pub(super) scenario: &'s Scenario,
     pub(super) seed: u64,
@@ -101,6 +117,10 @@ pub(super) struct World<'s> {
     pub(super) slots: Vec<usize>,
     pub(super) clients: Vec<Client>,
     pub(super) attempts: Slab<Attempt>,
+    pub(super) probes: Slab<Probe>,
+    /// Whether the servers report and the policy listens.
+    pub(super) reports: bool,
+    pub(super) costs: Costs,
     /// Servers at fault now.
     pub(super) faulty: usize,
     pub(super) times: Times,
@@ -129,6 +149,12 @@ impl<'s> World<'s> {
             slots: Vec::new(),
             clients: Vec::new(),
             attempts: Slab::default(),
+            probes: Slab::default(),
+            reports: false,
+            costs: Costs {
+                report: 0.0,
+                probe: scenario.probe_cost_us / 1e6,
+            },
             faulty: 0,
             times: Times {
                 warm,
@@ -163,9 +189,14 @@ impl<'s> World<'s> {
             let rng = Rng::stream(seed, stream::CLIENTS + client as u64);
             world
                 .clients
-                .push(Client::new((rule.make)(), endpoints, ejection, rng));
+                .push(Client::new((rule.make)(scenario), endpoints, ejection, rng));
+        }
+        if scenario.reports && world.clients.iter().any(Client::wants_reports) {
+            world.reports = true;
+            world.costs.report = scenario.report_cost_us / 1e6;
         }
         world.begin_polls();
+        world.begin_refreshes();
         world.plan_script(warm);
         world.queue.push(SAMPLE, Event::Sample);
         world.plan_arrival();
@@ -177,11 +208,16 @@ impl<'s> World<'s> {
             Event::Arrival => self.arrive(),
             Event::Reached(id) => self.reach(id),
             Event::Wake(server) => self.wake(server),
-            Event::Answered(id, outcome) => self.end_attempt(id, outcome),
+            Event::Answered(id, outcome) => self.answered(id, outcome),
             Event::TimedOut(id) => self.end_attempt(id, Outcome::Failure),
-            Event::EjectionEnds(client, later) => self.clients[client].end_ejection(later),
+            Event::ProbeReached(id) => self.reach_probe(id),
+            Event::ProbeAnswered(id) => self.end_probe(id),
+            Event::EjectionEnds(client, later) => {
+                self.clients[client].end_ejection(later, self.now);
+            }
             Event::Dial(client, later) => self.dial(client, later),
             Event::Poll(client) => self.poll(client),
+            Event::Refresh(client) => self.refresh(client),
             Event::Sample => self.sample(),
             Event::Redraw(server) => self.redraw(server),
             Event::Begin(index, time) => self.begin_event(index, time),
@@ -213,7 +249,7 @@ impl<'s> World<'s> {
 
     fn dial(&mut self, client: usize, later: Later) {
         let is_up = self.servers[self.slots[later.slot]].condition() != Condition::Down;
-        if let Some(later) = self.clients[client].dial(later, is_up) {
+        if let Some(later) = self.clients[client].dial(later, is_up, self.now) {
             self.queue
                 .push(self.now + after(later.after), Event::Dial(client, later));
         }
@@ -240,6 +276,26 @@ impl<'s> World<'s> {
         }
         self.queue
             .push(self.now + after(every), Event::Poll(number));
+    }
+
+    /// Clients did not start all at the same time.
+    fn begin_refreshes(&mut self) {
+        let mut rng = Rng::stream(self.seed, stream::REFRESHES);
+        for (number, client) in self.clients.iter().enumerate() {
+            if let Some(every) = client.refresh_interval() {
+                let first = nanos(every.as_secs_f64() * rng.unit());
+                self.queue.push(first, Event::Refresh(number));
+            }
+        }
+    }
+
+    fn refresh(&mut self, number: usize) {
+        let client = &mut self.clients[number];
+        client.rebuild(self.now);
+        if let Some(every) = client.refresh_interval() {
+            self.queue
+                .push(self.now + after(every), Event::Refresh(number));
+        }
     }
 
     fn sample(&mut self) {

@@ -6,6 +6,9 @@ use evenkeel::policy::{Candidates, Pick, PickContext, Picker, Policy};
 
 use crate::engine::gauge::Gauge;
 
+pub(super) const SHORTEST_QUEUE: &str = "shortest_queue";
+pub(super) const OMNISCIENT: &str = "omniscient";
+
 /// Joins the shortest queue: the server with the fewest calls of all clients, those under way to it
 /// included.
 #[derive(Debug)]
@@ -19,7 +22,7 @@ pub(super) struct Omniscient;
 
 impl Policy for ShortestQueue {
     fn name(&self) -> &'static str {
-        "shortest_queue"
+        SHORTEST_QUEUE
     }
 
     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
@@ -29,7 +32,7 @@ impl Policy for ShortestQueue {
 
 impl Policy for Omniscient {
     fn name(&self) -> &'static str {
-        "omniscient"
+        OMNISCIENT
     }
 
     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {

@@ -3,6 +3,7 @@
 //! A new policy is one line in [`ALL`].
 
 mod limits;
+mod pool;
 mod yarp;
 
 use std::fmt;
@@ -10,11 +11,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::policy::{
-    BoundedLoad, Candidate, Candidates, LeastRequest, Maglev, PeakEwma, Policy, Random, Rendezvous,
-    RingHash, RoundRobin,
+    BoundedLoad, C3, Candidate, Candidates, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
+    Policy, Random, Rendezvous, RingHash, RoundRobin,
 };
 
 use crate::engine::gauge::Gauge;
+use crate::scenario::Scenario;
+use pool::Pooled;
 
 /// One way to balance.
 pub struct Rule {
@@ -24,8 +27,15 @@ pub struct Rule {
     pub about: &'static str,
     /// Whether it takes part when no policy is named.
     pub standard: bool,
-    /// A new one, for one client.
-    pub make: fn() -> Contestant,
+    /// A new one, for one client of the scenario.
+    pub make: fn(&Scenario) -> Contestant,
+}
+
+impl Rule {
+    /// Whether it knows what no client can: a mark, and no policy.
+    pub fn sees_all(&self) -> bool {
+        matches!(self.name, limits::SHORTEST_QUEUE | limits::OMNISCIENT)
+    }
 }
 
 /// A policy as one client has it.
@@ -65,19 +75,38 @@ impl fmt::Debug for Poll {
 /// All there are.
 #[rustfmt::skip]
 pub const ALL: &[Rule] = &[
-    Rule { name: "round_robin", standard: true, about: "one after the other", make: || Contestant::of(RoundRobin::default()) },
-    Rule { name: "random", standard: true, about: "any", make: || Contestant::of(Random::default()) },
-    Rule { name: "least_request", standard: true, about: "fewer calls of this client, of two", make: || Contestant::of(LeastRequest::default()) },
-    Rule { name: "least_request_full", standard: true, about: "fewest calls of this client, of all", make: || Contestant::of(LeastRequest::full_scan()) },
-    Rule { name: "peak_ewma", standard: true, about: "least latency times calls, of two", make: || Contestant::of(PeakEwma::default()) },
-    Rule { name: "ring_hash", standard: false, about: "by a random key", make: || Contestant::of(RingHash::default()) },
-    Rule { name: "maglev", standard: false, about: "by a random key", make: || Contestant::of(Maglev::default()) },
-    Rule { name: "maglev_bounded", standard: false, about: "by a random key, at most 1.25 times its share", make: || Contestant::of(Maglev::default().with_bounded_load(BoundedLoad::default())) },
-    Rule { name: "rendezvous", standard: false, about: "by a random key", make: || Contestant::of(Rendezvous::default()) },
-    Rule { name: "yarp", standard: true, about: "fewer calls at the server as of the last poll (500 ms), of two", make: yarp::contestant },
-    Rule { name: "shortest_queue", standard: true, about: "limit: fewest calls of all clients, as of now, of all", make: || Contestant::of(limits::ShortestQueue) },
-    Rule { name: "omniscient", standard: true, about: "limit: as that, and knows each server's cores, speed and faults", make: || Contestant::of(limits::Omniscient) },
+    Rule { name: "round_robin", standard: true, about: "one after the other", make: |_| Contestant::of(RoundRobin::default()) },
+    Rule { name: "random", standard: true, about: "any", make: |_| Contestant::of(Random::default()) },
+    Rule { name: "least_request", standard: true, about: "fewer calls of this client, of two", make: |_| Contestant::of(LeastRequest::default()) },
+    Rule { name: "least_request_full", standard: true, about: "fewest calls of this client, of all", make: |_| Contestant::of(LeastRequest::full_scan()) },
+    Rule { name: "peak_ewma", standard: true, about: "least latency times calls, of two", make: |_| Contestant::of(PeakEwma::default()) },
+    Rule { name: "wrr", standard: true, about: "in turn, by requests over utilisation as the servers report them", make: |scenario| Contestant::of(wrr(scenario)) },
+    Rule { name: "c3", standard: true, about: "C3: least score by calls here, and requests and latency as the servers report them, of all", make: |scenario| Contestant::of(C3::default().with_clients(clients(scenario))) },
+    Rule { name: "ring_hash", standard: false, about: "by a random key", make: |_| Contestant::of(RingHash::default()) },
+    Rule { name: "maglev", standard: false, about: "by a random key", make: |_| Contestant::of(Maglev::default()) },
+    Rule { name: "maglev_bounded", standard: false, about: "by a random key, at most 1.25 times its share", make: |_| Contestant::of(Maglev::default().with_bounded_load(BoundedLoad::default())) },
+    Rule { name: "rendezvous", standard: false, about: "by a random key", make: |_| Contestant::of(Rendezvous::default()) },
+    Rule { name: "yarp", standard: true, about: "fewer calls at the server as of the last poll (500 ms), of two", make: |_| yarp::contestant() },
+    Rule { name: "linear", standard: true, about: "half latency, half requests, over a pool of answers to probes", make: |scenario| Contestant::of(Pooled::linear(scenario)) },
+    Rule { name: "c3_pool", standard: false, about: "C3's score over such a pool", make: |scenario| Contestant::of(Pooled::c3(scenario)) },
+    Rule { name: limits::SHORTEST_QUEUE, standard: true, about: "limit: fewest calls of all clients, as of now, of all", make: |_| Contestant::of(limits::ShortestQueue) },
+    Rule { name: limits::OMNISCIENT, standard: true, about: "limit: as that, and knows each server's cores, speed and faults", make: |_| Contestant::of(limits::Omniscient) },
 ];
+
+fn clients(scenario: &Scenario) -> u32 {
+    u32::try_from(scenario.clients).unwrap_or(u32::MAX)
+}
+
+/// By reports. The blackout is its default of 10 s, but no longer than the warm-up: in a shortened run
+/// plain round robin would be measured in its place.
+fn wrr(scenario: &Scenario) -> OrcaWeightedRoundRobin {
+    let policy = OrcaWeightedRoundRobin::default();
+    if scenario.warmup_seconds < 10.0 {
+        policy.with_blackout_period(Duration::from_secs_f64(scenario.warmup_seconds))
+    } else {
+        policy
+    }
+}
 
 /// What is true of each of `candidates`, in their order.
 fn gauges(candidates: &[Candidate]) -> Vec<Gauge> {

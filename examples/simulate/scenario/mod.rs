@@ -42,6 +42,17 @@ pub struct Scenario {
     /// Whether servers are ejected by the crate's default rules.
     #[serde(default = "defaults::ejection")]
     pub ejection: bool,
+    /// Whether servers tell of their load: in their answers, and when they are probed. If not, a probe
+    /// gets no answer. Polls, which `yarp` goes by, are another matter.
+    #[serde(default = "defaults::reports")]
+    pub reports: bool,
+    /// What a report costs its server for each call, if the policy goes by reports: microseconds of one
+    /// core at speed 1.
+    #[serde(default)]
+    pub report_cost_us: f64,
+    /// What the answer to a probe costs its server, in the same.
+    #[serde(default)]
+    pub probe_cost_us: f64,
     /// The work of a call.
     pub work: Work,
     /// The servers.
@@ -250,6 +261,9 @@ mod defaults {
         5_000.0
     }
     pub(super) fn ejection() -> bool {
+        true
+    }
+    pub(super) fn reports() -> bool {
         true
     }
     pub(super) fn speed() -> f64 {

@@ -36,6 +36,8 @@ pub(super) fn validate(scenario: &Scenario) -> Checked {
     not_negative("warmup_seconds", scenario.warmup_seconds)?;
     not_negative("network_ms", scenario.network_ms)?;
     not_negative("timeout_ms", scenario.timeout_ms)?;
+    not_negative("report_cost_us", scenario.report_cost_us)?;
+    not_negative("probe_cost_us", scenario.probe_cost_us)?;
     work(&scenario.work)?;
     if scenario.servers.is_empty() {
         return Err("servers: none".into());
