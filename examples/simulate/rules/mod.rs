@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use evenkeel::policy::{
-    BoundedLoad, C3, Candidate, Candidates, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
-    Policy, Random, Rendezvous, RingHash, RoundRobin,
+    Adaptive, BoundedLoad, C3, Candidate, Candidates, LeastRequest, Maglev, OrcaWeightedRoundRobin,
+    PeakEwma, Policy, Prequal, Random, Rendezvous, RingHash, RoundRobin,
 };
 
 use crate::engine::gauge::Gauge;
@@ -81,6 +81,8 @@ pub const ALL: &[Rule] = &[
     Rule { name: "least_request_full", standard: true, about: "fewest calls of this client, of all", make: |_| Contestant::of(LeastRequest::full_scan()) },
     Rule { name: "peak_ewma", standard: true, about: "least latency times calls, of two", make: |_| Contestant::of(PeakEwma::default()) },
     Rule { name: "wrr", standard: true, about: "in turn, by requests over utilisation as the servers report them", make: |scenario| Contestant::of(wrr(scenario)) },
+    Rule { name: "prequal", standard: true, about: "by the servers' answers to three probes a call", make: |_| Contestant::of(Prequal::default()) },
+    Rule { name: "adaptive", standard: true, about: "as peak_ewma, and by the servers' own reports and a probe a call once they report", make: |_| Contestant::of(Adaptive::default()) },
     Rule { name: "c3", standard: true, about: "C3: least score by calls here, and requests and latency as the servers report them, of all", make: |scenario| Contestant::of(C3::default().with_clients(clients(scenario))) },
     Rule { name: "ring_hash", standard: false, about: "by a random key", make: |_| Contestant::of(RingHash::default()) },
     Rule { name: "maglev", standard: false, about: "by a random key", make: |_| Contestant::of(Maglev::default()) },
