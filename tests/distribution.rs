@@ -16,9 +16,9 @@ use evenkeel::call::RequestInfo;
 use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
-    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
-    PeakEwma, Pick, PickContext, Picker, Policy, Random, Rendezvous, RingHash, RoundRobin, Tried,
-    WeightedRandom, WeightedRoundRobin,
+    Adaptive, BoundedLoad, C3, Candidates, HashSource, IpHash, LeastRequest, Maglev,
+    OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, Picker, Policy, Prequal, Random,
+    Rendezvous, RingHash, RoundRobin, Tried, WeightedRandom, WeightedRoundRobin,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -61,6 +61,10 @@ fn subjects() -> Vec<Subject> {
         subject(Arc::new(WeightedRoundRobin::default()), Shares::Exact),
         subject(Arc::new(WeightedRandom::default()), Shares::Even),
         subject(Arc::new(PeakEwma::default()), Shares::Even),
+        // Without reports.
+        subject(Arc::new(C3::default()), Shares::Even),
+        subject(Arc::new(Prequal::default()), Shares::Even),
+        subject(Arc::new(Adaptive::default()), Shares::Even),
         subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
         subject(Arc::new(ring_hash()), Shares::RingOf(1024.0)),
         subject(Arc::new(maglev()), Shares::Even),

@@ -93,9 +93,9 @@ pub(crate) use candidate::OnChange;
 pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;
 pub use config::{
-    AdaptiveConfig, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig, NoSettings,
-    OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PolicyConfig, PrequalConfig, RendezvousConfig,
-    RingHashConfig,
+    AdaptiveConfig, C3Config, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig,
+    NoSettings, OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PolicyConfig, PrequalConfig,
+    RendezvousConfig, RingHashConfig,
 };
 pub use context::{Pick, PickContext, ProbeRequests, Tried};
 pub use endpoint_key::EndpointHashKey;

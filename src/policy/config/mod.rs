@@ -11,8 +11,9 @@ use crate::policy::{
 mod settings;
 
 pub use settings::{
-    AdaptiveConfig, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig, NoSettings,
-    OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PrequalConfig, RendezvousConfig, RingHashConfig,
+    AdaptiveConfig, C3Config, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig,
+    NoSettings, OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PrequalConfig, RendezvousConfig,
+    RingHashConfig,
 };
 
 /// A policy by its name, with its settings as plain data: what a flag or a configuration file says.
@@ -86,6 +87,8 @@ pub enum PolicyConfig {
     Rendezvous(RendezvousConfig),
     /// `prequal`: [`Prequal`](crate::policy::Prequal).
     Prequal(PrequalConfig),
+    /// `c3`: [`C3`](crate::policy::C3).
+    C3(C3Config),
     /// `adaptive`: [`Adaptive`](crate::policy::Adaptive).
     Adaptive(AdaptiveConfig),
 }
@@ -106,6 +109,7 @@ impl PolicyConfig {
             Self::Maglev(MaglevConfig::default()),
             Self::Rendezvous(RendezvousConfig::default()),
             Self::Prequal(PrequalConfig::default()),
+            Self::C3(C3Config::default()),
             Self::Adaptive(AdaptiveConfig::default()),
         ]
         .into_iter()
@@ -126,6 +130,7 @@ impl PolicyConfig {
             Self::Maglev(_) => "maglev",
             Self::Rendezvous(_) => "rendezvous",
             Self::Prequal(_) => "prequal",
+            Self::C3(_) => "c3",
             Self::Adaptive(_) => "adaptive",
         }
     }
@@ -149,6 +154,7 @@ impl PolicyConfig {
             Self::Maglev(settings) => Arc::new(settings.build()?),
             Self::Rendezvous(settings) => Arc::new(settings.build()?),
             Self::Prequal(settings) => Arc::new(settings.build()?),
+            Self::C3(settings) => Arc::new(settings.build()?),
             Self::Adaptive(settings) => Arc::new(settings.build()?),
         })
     }

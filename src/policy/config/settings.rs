@@ -4,8 +4,8 @@ use crate::error::Error;
 use crate::load::Until;
 use crate::policy::config::{bound, set, sources, time};
 use crate::policy::{
-    Adaptive, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Prequal,
-    Rendezvous, RingHash,
+    Adaptive, C3, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
+    Prequal, Rendezvous, RingHash,
 };
 
 /// One type of settings: all of them optional, an unknown one refused.
@@ -132,6 +132,18 @@ settings! {
         probe_timeout_seconds: Option<f64>,
         /// [`with_idle_probes`](Prequal::with_idle_probes).
         idle_probes_seconds: Option<f64>,
+    }
+}
+
+settings! {
+    /// Settings of [`C3`].
+    C3Config {
+        /// [`with_clients`](C3::with_clients).
+        clients: Option<u32>,
+        /// [`with_choices`](C3::with_choices).
+        choices: Option<u32>,
+        /// [`with_probes`](C3::with_probes).
+        probes: Option<u32>,
     }
 }
 
@@ -281,6 +293,17 @@ impl PrequalConfig {
         let policy = set(policy, timeout, |p, time| Ok(p.with_probe_timeout(time)))?;
         let idle = time("idle_probes_seconds", self.idle_probes_seconds)?;
         set(policy, idle, |p, every| Ok(p.with_idle_probes(every)))
+    }
+}
+
+impl C3Config {
+    pub(super) fn build(&self) -> Result<C3, Error> {
+        let policy = C3::default();
+        let policy = set(policy, self.clients, |p, clients| {
+            Ok(p.with_clients(clients))
+        })?;
+        let policy = set(policy, self.choices, |p, choices| p.with_choices(choices))?;
+        set(policy, self.probes, |p, probes| p.with_probes(probes))
     }
 }
 
