@@ -86,6 +86,9 @@ pub struct ProbeRules {
     /// When no probe was sent for as long, one is sent to an endpoint at random, so that the first call
     /// after a pause finds something to go by. None by default: an idle channel is silent.
     pub idle: Option<Duration>,
+    /// Whether the policy is worth nothing without: then a balancer that has no
+    /// [probe](crate::balance::Builder::probe) is not built. Default `false`.
+    pub required: bool,
 }
 
 impl Default for ProbeRules {
@@ -93,6 +96,7 @@ impl Default for ProbeRules {
         Self {
             timeout: Duration::from_millis(3),
             idle: None,
+            required: false,
         }
     }
 }

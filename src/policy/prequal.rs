@@ -76,7 +76,10 @@ impl Default for Prequal {
                 max_uses: 16,
                 one_per_endpoint: false,
             },
-            ProbeRules::default(),
+            ProbeRules {
+                required: true,
+                ..ProbeRules::default()
+            },
         )
     }
 }
