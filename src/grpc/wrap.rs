@@ -33,6 +33,7 @@ use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::grpc::builder::{Builder, Own, Sealed, Source};
 use crate::grpc::http2::{AttemptError, ConnectionGauge, ObservedIo, Refusing, SettingsSeen};
+use crate::grpc::probe::LoadProbe;
 
 impl Builder<Own> {
     /// Tonic endpoints, each dialled and watched by evenkeel as [this module](crate::grpc::wrap)
@@ -79,6 +80,7 @@ impl Source for TonicEndpoints {}
 
 impl Sealed for TonicEndpoints {
     type Connector = Self;
+    type Probe = LoadProbe;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         configuration(endpoint).map(drop)
@@ -214,6 +216,7 @@ impl Source for TonicChannels {}
 
 impl Sealed for TonicChannels {
     type Connector = Self;
+    type Probe = LoadProbe;
 
     fn check(&self, _: &Endpoint) -> Result<(), Error> {
         Ok(())
