@@ -12,7 +12,7 @@ mod wire;
 
 pub use load_report::LoadReport;
 #[cfg(feature = "grpc")]
-pub(crate) use probe_reply::PROBE_PATH;
+pub(crate) use probe_reply::{PROBE_PATH, probe_request};
 
 use std::error::Error as StdError;
 use std::time::Duration;

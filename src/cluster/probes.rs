@@ -15,6 +15,7 @@ const STREAM: u64 = u64::MAX;
 
 impl<S: Clone> Shared<S> {
     /// Hands on whom a pick on this snapshot wants asked. Does not wait: what finds no room is not asked.
+    // Out of the way of the calls that ask nobody.
     #[cold]
     pub(crate) fn ask(&self, snapshot: &Snapshot<S>, requests: &ProbeRequests) {
         let Some(prober) = self.prober() else {

@@ -11,14 +11,11 @@ use tower_service::Service;
 
 use crate::grpc::builder;
 use crate::grpc::classify::grpc_code;
-use crate::outcome::{LoadReport, PROBE_PATH};
+use crate::outcome::{LoadReport, PROBE_PATH, probe_request};
 use crate::probe::{Answer, Probe};
 
 /// What is read of an answer's messages; theirs have under 20 bytes.
 const MOST_BYTES: usize = 512;
-
-/// The empty message of a probe, with its prefix.
-const EMPTY_MESSAGE: &str = "\0\0\0\0\0";
 
 /// Asks gRPC servers for their load by `evenkeel.load.v1.LoadProbe/Probe`, as those behind
 /// `server::LoadReportLayer` answer it; the proto is in the repository. [`Channel`](crate::grpc::Channel)
@@ -45,8 +42,7 @@ impl LoadProbe {
     }
 
     fn request(&self) -> Request<Body> {
-        // The one body that http-body has ready is a string's.
-        let mut request = Request::new(Body::new(EMPTY_MESSAGE.to_owned()));
+        let mut request = Request::new(Body::new(probe_request()));
         *request.method_mut() = Method::POST;
         *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = http::Uri::from_static(PROBE_PATH);

@@ -76,7 +76,7 @@ impl Default for LatencyRules {
     }
 }
 
-/// How a server is asked for its load.
+/// How a server is asked for its load; by what, and how many at once, is in [`probe`](crate::probe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProbeRules {

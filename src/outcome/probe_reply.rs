@@ -5,7 +5,7 @@ use std::time::Duration;
 use prost::Message;
 
 use crate::outcome::LoadReport;
-use crate::proto::load::ProbeReply;
+use crate::proto::load::{ProbeReply, ProbeRequest};
 
 /// Where servers are probed.
 pub(crate) const PROBE_PATH: &str = "/evenkeel.load.v1.LoadProbe/Probe";
@@ -16,6 +16,22 @@ const PREFIX_BYTES: usize = 5;
 /// As in report trailers: a server that expects more does not expect an answer at all.
 const MOST_LATENCY: Duration = Duration::from_secs(3_600);
 
+/// The body of a probe's request: zeros, so it is text too, and a string is the one body that http-body
+/// has ready.
+pub(crate) fn probe_request() -> String {
+    String::from_utf8_lossy(&framed(&ProbeRequest {})).into_owned()
+}
+
+fn framed(message: &impl Message) -> Vec<u8> {
+    let length = message.encoded_len();
+    let mut body = Vec::with_capacity(PREFIX_BYTES + length);
+    body.push(0);
+    // A dozen bytes at most.
+    body.extend_from_slice(&(length as u32).to_be_bytes());
+    body.extend_from_slice(&message.encode_to_vec());
+    body
+}
+
 impl LoadReport {
     /// The body of a probe's response, but for its trailers.
     pub(crate) fn to_probe_reply(&self) -> Vec<u8> {
@@ -25,13 +41,7 @@ impl LoadReport {
                 .latency()
                 .map(|latency| u64::try_from(latency.as_micros()).unwrap_or(u64::MAX)),
         };
-        let length = reply.encoded_len();
-        let mut body = Vec::with_capacity(PREFIX_BYTES + length);
-        body.push(0);
-        // A dozen bytes at most.
-        body.extend_from_slice(&(length as u32).to_be_bytes());
-        body.extend_from_slice(&reply.encode_to_vec());
-        body
+        framed(&reply)
     }
 
     /// What the body of a probe's response says, if it is one message, and not compressed.

@@ -12,6 +12,9 @@
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
 //! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
+//! | [`PeakEwma`] | O(1) | servers differ in speed or turn slow |
+//! | [`Prequal`] | O(16) | large fleets at high load; servers answer probes |
+//! | [`Adaptive`] | O(1), O(16) | as `PeakEwma`, and by the servers' queues where they tell them |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
 //! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
