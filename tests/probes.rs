@@ -1,8 +1,8 @@
 //! Probes of real servers: `grpc::Channel` asks, and a tonic server under `LoadReportLayer` answers.
 #![cfg(feature = "grpc")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,8 +15,9 @@ use futures::StreamExt;
 use futures::future::{BoxFuture, Either};
 use futures::stream::BoxStream;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tower::{Layer, Service};
@@ -48,6 +49,9 @@ struct State {
     calls: AtomicUsize,
     held: watch::Sender<usize>,
     open: watch::Sender<bool>,
+    /// For a message `stall`, which stops its whole thread.
+    moves_on: Mutex<mpsc::Receiver<()>>,
+    stalls: mpsc::Sender<()>,
 }
 
 #[tonic::async_trait]
@@ -61,6 +65,10 @@ impl Demo for Echo {
             let mut open = self.0.open.subscribe();
             self.0.held.send_modify(|held| *held += 1);
             let _ = open.wait_for(|open| *open).await;
+        } else if request.get_ref().message == "stall" {
+            self.0.held.send_modify(|held| *held += 1);
+            let moves_on = self.0.moves_on.lock().unwrap();
+            let _ = moves_on.recv_timeout(support::PATIENCE);
         } else if !self.0.time.is_zero() {
             tokio::time::sleep(self.0.time).await;
         }
@@ -194,7 +202,10 @@ enum Kind {
 async fn start(kind: Kind, time: Duration) -> Running {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let uri = format!("http://{}", listener.local_addr().unwrap());
+    let (stalls, moves_on) = mpsc::channel();
     let echo = Echo(Arc::new(State {
+        moves_on: Mutex::new(moves_on),
+        stalls,
         time,
         calls: AtomicUsize::new(0),
         held: watch::Sender::new(0),
@@ -409,6 +420,95 @@ async fn probes_that_are_given_up_leave_their_connection_alone() {
         over() == server.asked()
     })
     .await;
+}
+
+/// A server on a thread of its own.
+async fn start_apart() -> (Running, oneshot::Sender<()>) {
+    let (started, running) = oneshot::channel();
+    let (end, ends) = oneshot::channel::<()>();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let _ = started.send(start(Kind::Reports, Duration::ZERO).await);
+            let _ = ends.await;
+        });
+    });
+    (within("a server", running).await.unwrap(), end)
+}
+
+/// A server that was not there for a moment, and then sees all at once what was given up meanwhile.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_stalls_does_not_hang_up_for_the_probes_it_missed() {
+    let (stalling, _end) = start_apart().await;
+    let quick = start(Kind::Reports, Duration::ZERO).await;
+    let channel = Channel::builder()
+        .endpoints([&stalling.uri, &quick.uri].map(String::as_str))
+        .policy(Prequal::default().with_probe_timeout(Duration::from_millis(5)))
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    let client = DemoClient::new(channel.clone());
+    let echo = || {
+        let mut client = client.clone();
+        async move { client.echo(EchoRequest::default()).await }
+    };
+    within("it answers probes at first", async {
+        while stalling.asked() < 20 {
+            echo().await.unwrap();
+        }
+    })
+    .await;
+
+    let direct = tonic::transport::Endpoint::from_shared(stalling.uri.clone()).unwrap();
+    let mut direct = DemoClient::new(within("a connection", direct.connect()).await.unwrap());
+    let stall = tokio::spawn(async move {
+        let request = EchoRequest {
+            message: "stall".to_owned(),
+            ..EchoRequest::default()
+        };
+        direct.echo(request).await
+    });
+    let mut held = stalling.echo.0.held.subscribe();
+    within("its thread stands still", held.wait_for(|held| *held == 1))
+        .await
+        .unwrap();
+    // More probes would be given up in a second than the 20 that it lets pass.
+    let mut calls = JoinSet::new();
+    let began = Instant::now();
+    let before = quick.calls();
+    while quick.calls() - before < 500 && began.elapsed() < Duration::from_secs(1) {
+        let call = calls.spawn(echo());
+        // Those that went to the one that stalls wait.
+        let enough = Duration::from_millis(50);
+        let _ = tokio::time::timeout(enough, async {
+            while !call.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+    stalling.echo.0.stalls.send(()).unwrap();
+    within("the stall is over", stall).await.unwrap().unwrap();
+    while let Some(result) = within("a call", calls.join_next()).await {
+        result.unwrap().expect("no call is lost");
+    }
+    within("it is asked, and called, as before", async {
+        let before = stalling.asked();
+        while stalling.asked() < before + 20 {
+            echo().await.unwrap();
+        }
+    })
+    .await;
+    // Two, since the one that made it stall came by its own.
+    assert_eq!(stalling.connections(), 2, "no connection was lost");
+    let report = channel.report();
+    assert!(
+        report.endpoints.iter().all(|e| e.failures == 0),
+        "{report:?}"
+    );
 }
 
 /// As a client in any language would ask: by the proto alone.
