@@ -75,7 +75,17 @@ impl<S> Probe<S> for NoProbe {
 /// use evenkeel::outcome::LoadReport;
 /// use evenkeel::policy::Prequal;
 /// use evenkeel::probe::{Answer, probe_fn};
-/// use tower::{BoxError, ServiceExt, service_fn};
+/// use tower::{BoxError, Service, ServiceExt, service_fn};
+///
+/// async fn ask<S: Service<String, Response = String>>(service: S) -> Answer {
+///     match service.oneshot("load?".to_owned()).await {
+///         Ok(load) => match load.parse() {
+///             Ok(load) => Answer::Load(LoadReport::new().with_in_flight(load)),
+///             Err(_) => Answer::Unsupported,
+///         },
+///         Err(_) => Answer::Silent,
+///     }
+/// }
 ///
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), BoxError> {
@@ -87,15 +97,7 @@ impl<S> Probe<S> for NoProbe {
 /// let balance = Balance::builder()
 ///     .services(services)
 ///     .policy(Prequal::default())
-///     .probe(probe_fn(|service| async move {
-///         match ServiceExt::<String>::oneshot(service, "load?".to_owned()).await {
-///             Ok(load) => match load.parse() {
-///                 Ok(load) => Answer::Load(LoadReport::new().with_in_flight(load)),
-///                 Err(_) => Answer::Unsupported,
-///             },
-///             Err(_) => Answer::Silent,
-///         }
-///     }))
+///     .probe(probe_fn(ask))
 ///     .build()?;
 /// let answer = balance.oneshot("who?".to_owned()).await?;
 /// assert!(["a", "b"].contains(&answer.as_str()));
