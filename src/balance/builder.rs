@@ -153,10 +153,10 @@ impl<C, T, P> Builder<C, T, P> {
     /// and nothing runs.
     ///
     /// A call whose pick names servers to ask leaves a request for each in a queue of 64, and waits for
-    /// nothing: what finds no room is not asked. That costs the call a clone of the endpoint's service and a few
-    /// atomic operations for each request, and the waking of a task that sleeps, which is a lock of the runtime's
-    /// only for calls that are polled outside of its threads. That task, one for the balancer and all its
-    /// clones, asks as the [module](crate::probe) says.
+    /// nothing: what finds no room is not asked. That costs the call a clone of the endpoint's service and
+    /// a few atomic operations for each request, and the waking of a task that sleeps, which takes a lock
+    /// of the runtime's only where a call is polled outside of its threads. That task, one for the
+    /// balancer and all its clones, asks as the [module](crate::probe) says.
     pub fn probe<P2>(self, probe: P2) -> Builder<C, T, P2> {
         Builder {
             source: self.source,

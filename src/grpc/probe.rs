@@ -22,8 +22,8 @@ const MOST_BYTES: usize = 512;
 /// has it by itself; it is for a [`Balance`](crate::Balance) over connections of one's own.
 ///
 /// The answer is the message, or an ORCA report in the trailers; what both say, the message says. A
-/// server that says UNIMPLEMENTED, or 404, without telling how many requests it has under way, is not asked again over this
-/// connection. Any other status, and a body that is none, is no answer.
+/// server that says UNIMPLEMENTED, or 404, without telling how many requests it has under way, is not asked
+/// again over this connection. Any other status, and a body that is none, is no answer.
 ///
 /// A probe that is given up resets its stream, and leaves the connection alone.
 #[derive(Clone)]

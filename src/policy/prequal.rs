@@ -31,11 +31,11 @@ const MOST_PROBES: f64 = 8.0;
 ///
 /// # What servers must do
 /// Answer probes. Over gRPC a tonic server does behind `server::LoadReportLayer`, put around all its
-/// services, and a server in another language by implementing `evenkeel.load.v1.LoadProbe`, whose proto is in the
-/// repository; `grpc::Channel` asks by itself. A balancer over other services needs a
-/// [probe](crate::balance::Builder::probe), and is not built without. An endpoint that does not answer is not
-/// in the pool, and while others answer it gets next to no calls: switch the servers over first. If none answers
-/// this is [`Random`](crate::policy::Random).
+/// services, and a server in another language by implementing `evenkeel.load.v1.LoadProbe`, whose proto is
+/// in the repository; `grpc::Channel` asks by itself. A balancer over other services needs a
+/// [probe](crate::balance::Builder::probe), and is not built without. An endpoint that does not answer is
+/// not in the pool, and while others answer it gets next to no calls: switch the servers over first. If
+/// none answers this is [`Random`](crate::policy::Random).
 ///
 /// | | |
 /// |---|---|

@@ -93,7 +93,7 @@ impl Limits {
             return;
         }
         peer.misses = peer.misses.saturating_add(1);
-        if let Some(doublings) = (peer.misses + 1).checked_sub(MISSES) {
+        if let Some(doublings) = peer.misses.checked_sub(MISSES) {
             let pause = self
                 .timeout
                 .saturating_mul(1_u32.checked_shl(doublings).unwrap_or(u32::MAX));
@@ -174,7 +174,7 @@ mod tests {
         for miss in 1..=MOST_UNDER_WAY {
             limits.end(connection, false, at(3));
             assert!(
-                miss < MISSES - 1 || room(&mut limits, &subchannel, at(3)) == 0,
+                miss < MISSES || room(&mut limits, &subchannel, at(3)) == 0,
                 "after {miss} it rests"
             );
         }

@@ -17,8 +17,8 @@
 //! | limit | value | source |
 //! |---|---|---|
 //! | waiting to be sent, under way | 64 each | ours |
-//! | under way on one connection | 8; 1 until it has answered, and after 4 that it has not | ours: h2 servers hang up at 20 resets that they have not seen yet |
-//! | distance after 4 and more in a row without an answer | the timeout × 2, × 4 and so on, at most 1 s | ours |
+//! | under way on one connection | 8; 1 until it has answered, and after 4 that it has not | ours: h2 hangs up at 20 resets that it has not seen |
+//! | distance after 4 and more in a row without an answer | the timeout, twice that and so on, at most 1 s | ours |
 
 mod limits;
 mod schedule;

@@ -41,8 +41,8 @@ use crate::server::record::{Call, CallReport, LoadReporter, Record};
 /// whole server, as in [the example](crate::server): a single service of it gets only requests for itself. Who
 /// may call it is for layers around this one to say; it tells no more than the trailers do.
 ///
-/// Answers and responses then share connections more often, so the server's sockets want TCP_NODELAY, as tonic sets
-/// it where it listens itself; without it one may wait 40 ms for the client's word on the other.
+/// A connection then carries two answers at once more often, so the server's sockets want TCP_NODELAY, as
+/// tonic sets it where it listens itself: without it one may wait 40 ms for the client's word on the other.
 ///
 /// # Cost
 /// Services under clones of one layer report together, as one server. A call costs an allocation, a lock
