@@ -5,6 +5,7 @@
 //! - With any other tower service: [`Balance`].
 //! - Where endpoints come from: [`discovery`]; how they become services: [`connection`].
 //! - Which endpoint takes a call: [`policy`]; which may not: [`health`].
+//! - How servers are asked for their load: [`probe`].
 //! - How servers tell their load: `server` (feature `grpc`).
 //!
 //! The control plane, one task for each balancer, dials, watches and ejects, and publishes an
@@ -33,6 +34,7 @@ pub mod math;
 pub mod observe;
 pub mod outcome;
 pub mod policy;
+pub mod probe;
 #[cfg(feature = "grpc")]
 mod proto;
 #[cfg(feature = "grpc")]

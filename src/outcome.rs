@@ -6,9 +6,13 @@
 
 mod load_report;
 #[cfg(feature = "grpc")]
+mod probe_reply;
+#[cfg(feature = "grpc")]
 mod wire;
 
 pub use load_report::LoadReport;
+#[cfg(feature = "grpc")]
+pub(crate) use probe_reply::{PROBE_PATH, probe_request};
 
 use std::error::Error as StdError;
 use std::time::Duration;

@@ -5,3 +5,9 @@
 pub(crate) mod orca {
     include!("../proto/generated/orca/xds.data.orca.v3.rs");
 }
+
+/// How servers are probed.
+#[expect(unreachable_pub, reason = "generated for a crate of its own")]
+pub(crate) mod load {
+    include!("../proto/generated/load/evenkeel.load.v1.rs");
+}

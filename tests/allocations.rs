@@ -14,9 +14,10 @@ use evenkeel::connection::Discovered;
 use evenkeel::math::Rng;
 use evenkeel::policy::{
     BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
-    PeakEwma, Pick, PickContext, Policy, Random, Rendezvous, RingHash, RoundRobin, WeightedRandom,
-    WeightedRoundRobin,
+    PeakEwma, Pick, PickContext, Policy, Prequal, Random, Rendezvous, RingHash, RoundRobin,
+    WeightedRandom, WeightedRoundRobin,
 };
+use evenkeel::probe::{Answer, probe_fn};
 use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
 use tower::{Service, service_fn};
@@ -107,6 +108,28 @@ async fn least_request_allocates_nothing() {
     plain(LeastRequest::default().with_choices(3).unwrap()).await;
     plain(LeastRequest::full_scan()).await;
     plain(PeakEwma::default()).await;
+}
+
+#[tokio::test]
+async fn leaving_word_for_probes_allocates_no_more_than_their_queue() {
+    let service = |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n)) };
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
+    let mut balance = Balance::builder()
+        .services(services)
+        .policy(Prequal::default())
+        .probe(probe_fn(|_| ready(Answer::Silent)))
+        .seed(1)
+        .build()
+        .unwrap();
+    all_ready(&balance).await;
+    let mut calls = || allocations(|n| assert_eq!(now(balance.call(n)).unwrap(), n));
+    // The queue grows by blocks of 32, to the 64 that may wait.
+    assert!(calls() <= 4, "a block for each 32 requests that wait");
+    assert_eq!(
+        calls(),
+        0,
+        "{CALLS} calls that find it full allocate nothing"
+    );
 }
 
 #[tokio::test]

@@ -39,6 +39,13 @@ const TARGETS: &[Target] = &[
         client: false,
         server: false,
     },
+    Target {
+        include: "proto",
+        protos: &["evenkeel/load/v1/probe.proto"],
+        into: "proto/generated/load",
+        client: false,
+        server: false,
+    },
 ];
 
 #[test]

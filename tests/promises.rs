@@ -14,7 +14,9 @@ use evenkeel::call::{ChosenEndpoint, HashKey, RequestInfo, SourceIp, WaitForRead
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{Ejection, Ejections, Gate, Health};
-use evenkeel::load::{InFlight, LatencyEstimate, Rate, ReportRules, Reports, ServerQueue};
+use evenkeel::load::{
+    InFlight, LatencyEstimate, ProbeRules, Rate, ReportRules, Reports, ServerQueue,
+};
 use evenkeel::math::stride::Sequence;
 use evenkeel::math::{
     Alias, Backoff, MaglevTable, Moment, RendezvousTable, Ring, Rng, StaticStride,
@@ -22,10 +24,12 @@ use evenkeel::math::{
 use evenkeel::observe::{Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, LoadReport, Outcome};
 use evenkeel::policy::{
-    BoundedLoad, Candidate, Candidates, Claim, EndpointHashKey, HashSource, IpHash, LeastRequest,
-    Maglev, OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, Picker, Policy, Random,
-    Rendezvous, RingHash, RoundRobin, Subchannel, Tried, WeightedRandom, WeightedRoundRobin,
+    Adaptive, BoundedLoad, Candidate, Candidates, Claim, EndpointHashKey, HashSource, IpHash,
+    LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, Picker, Policy,
+    Prequal, ProbeRequests, Random, Rendezvous, RingHash, RoundRobin, Subchannel, Tried,
+    WeightedRandom, WeightedRoundRobin,
 };
+use evenkeel::probe::{Answer, NoProbe, Probe, ProbeFn};
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
 use tower::{Layer, Service};
@@ -244,12 +248,33 @@ fn policies_that_hash_can_be_cloned_and_their_settings_too() {
     ordinary::<Ring>();
 }
 
+#[test]
+fn probes_can_be_stored_and_are_seams_of_their_own() {
+    type Asks = fn(Plainest) -> Ready<Answer>;
+    fn is_probe<P: Probe<Plainest>>() {}
+    is_probe::<NoProbe>();
+    is_probe::<ProbeFn<Asks>>();
+    ordinary::<NoProbe>();
+    copy::<NoProbe>();
+    copy::<ProbeFn<Asks>>();
+    ordinary::<Answer>();
+    clone::<Answer>();
+    fn any(_: &dyn Probe<Plainest, Future = Ready<Answer>>) {}
+    let _ = any;
+    copy::<ProbeRules>();
+    ordinary::<Prequal>();
+    ordinary::<Adaptive>();
+    copy::<ProbeRequests>();
+}
+
 #[cfg(feature = "grpc")]
 #[test]
 fn what_servers_add_can_be_shared_and_stored() {
     use evenkeel::server::{
         CallReport, LoadReportLayer, LoadReporter, LoadReporting, ReportingBody,
     };
+    ordinary::<evenkeel::grpc::LoadProbe>();
+    clone::<evenkeel::grpc::LoadProbe>();
     ordinary::<LoadReportLayer>();
     clone::<LoadReportLayer>();
     ordinary::<LoadReporter>();

@@ -18,6 +18,7 @@ use crate::health::Ejection;
 use crate::math::Backoff;
 use crate::outcome::ByStatusCode;
 use crate::policy::{LeastRequest, Policy};
+use crate::probe::{NoProbe, Probe};
 use crate::topology::RandomSubset;
 
 /// Builds a [`Balance`]: where endpoints come from, how to reach them, and by what rules.
@@ -30,11 +31,13 @@ use crate::topology::RandomSubset;
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
+/// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder<C = (), T = Plain> {
+pub struct Builder<C = (), T = Plain, P = NoProbe> {
     source: Source,
     connector: C,
     track: T,
+    probe: Option<P>,
     policy: Arc<dyn Policy>,
     settings: Settings,
     wait_in_poll_ready: bool,
@@ -52,6 +55,7 @@ impl Builder {
             source: Source::Missing,
             connector: (),
             track: Plain::new(),
+            probe: None,
             policy: Arc::new(LeastRequest::default()),
             settings: Settings::default(),
             wait_in_poll_ready: false,
@@ -59,7 +63,7 @@ impl Builder {
     }
 }
 
-impl<C, T> Builder<C, T> {
+impl<C, T, P> Builder<C, T, P> {
     /// A fixed list of endpoints, in place of any other source.
     pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
         self.source = Source::List(endpoints.into_iter().map(Into::into).collect());
@@ -77,7 +81,7 @@ impl<C, T> Builder<C, T> {
     pub fn services<I, S>(
         self,
         services: impl IntoIterator<Item = (I, S)>,
-    ) -> Builder<Discovered<S>, T>
+    ) -> Builder<Discovered<S>, T, P>
     where
         I: Into<EndpointId>,
         S: Clone + Send + Sync + 'static,
@@ -90,7 +94,7 @@ impl<C, T> Builder<C, T> {
     }
 
     /// Services from a tower `Discover`. Its keys' text is the endpoints' ids.
-    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T>
+    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T, P>
     where
         D: Discover + Send + Unpin + 'static,
         D::Key: ToString + Send,
@@ -102,11 +106,12 @@ impl<C, T> Builder<C, T> {
     }
 
     /// How an endpoint becomes a service.
-    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T> {
+    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T, P> {
         Builder {
             source: self.source,
             connector,
             track: self.track,
+            probe: self.probe,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -114,7 +119,7 @@ impl<C, T> Builder<C, T> {
     }
 
     /// How an endpoint becomes a service: by a tower service that makes services.
-    pub fn make_service<M>(self, make: M) -> Builder<impl Connector<Service = M::Response>, T>
+    pub fn make_service<M>(self, make: M) -> Builder<impl Connector<Service = M::Response>, T, P>
     where
         M: Service<Endpoint> + Clone + Send + Sync + 'static,
         M::Response: Clone + Send + Sync + 'static,
@@ -125,11 +130,12 @@ impl<C, T> Builder<C, T> {
     }
 
     /// How requests and responses are read; the default is [`Plain`].
-    pub fn track<T2>(self, track: T2) -> Builder<C, T2> {
+    pub fn track<T2>(self, track: T2) -> Builder<C, T2, P> {
         Builder {
             source: self.source,
             connector: self.connector,
             track,
+            probe: self.probe,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -138,12 +144,33 @@ impl<C, T> Builder<C, T> {
 
     /// The services speak HTTP: load and outcome go to the end of the response's body, and a status
     /// of 500 or more is the endpoint's fault.
-    pub fn http(self) -> Builder<C, Http<ByStatusCode>> {
+    pub fn http(self) -> Builder<C, Http<ByStatusCode>, P> {
         self.track(Http::default())
     }
 
+    /// How servers are asked for their load, for a policy that [wants them
+    /// asked](crate::load::ProbeRules); by default they are not. With another policy nothing is asked,
+    /// and nothing runs.
+    ///
+    /// A call whose pick names servers to ask leaves a request for each in a queue of 64, and waits for
+    /// nothing: what finds no room is not asked. That costs the call a clone of the endpoint's service and
+    /// a few atomic operations for each request, and the waking of a task that sleeps, which takes a lock
+    /// of the runtime's only where a call is polled outside of its threads. That task, one for the
+    /// balancer and all its clones, asks as the [module](crate::probe) says.
+    pub fn probe<P2>(self, probe: P2) -> Builder<C, T, P2> {
+        Builder {
+            source: self.source,
+            connector: self.connector,
+            track: self.track,
+            probe: Some(probe),
+            policy: self.policy,
+            settings: self.settings,
+            wait_in_poll_ready: self.wait_in_poll_ready,
+        }
+    }
+
     /// The services' errors may hand requests back; see [`Reclaiming`].
-    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>>
+    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>, P>
     where
         T: Clone,
     {
@@ -218,6 +245,12 @@ impl<C, T> Builder<C, T> {
             Source::Stream(_) => {}
         }
         self.settings.validate()?;
+        let needs_probe = (self.settings.measures.probes).is_some_and(|rules| rules.required);
+        if needs_probe && self.probe.is_none() {
+            let policy = self.policy.name();
+            let mistake = format!("none was given, and the policy {policy} goes by its answers");
+            return Err(Error::config("probe", mistake));
+        }
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
         // tokio does not say whether it has timers, other than by this panic: better here than in
         // the driver, whose end looks like that of its runtime.
@@ -225,9 +258,11 @@ impl<C, T> Builder<C, T> {
             .map_err(|_| Error::no_timers())?;
         Ok(runtime)
     }
+}
 
+impl<C, T> Builder<C, T> {
     /// A layer that puts a balancer over a service that makes services. It needs a fixed list of
-    /// endpoints, since a layer may be applied many times and a stream can be read once.
+    /// endpoints, since a layer may be applied many times and a stream can be read once, and has no probe.
     ///
     /// # Errors
     /// As [`build`](Builder::build), and for a source that is a stream.
@@ -250,13 +285,13 @@ impl<C, T> Builder<C, T> {
     }
 }
 
-impl<C: Connector, T> Builder<C, T> {
+impl<C: Connector, T, P: Probe<C::Service>> Builder<C, T, P> {
     /// Starts the balancer on the current tokio runtime. Does not wait for a connection.
     ///
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an endpoint with an empty id or a weight
-    /// of 0, two endpoints with one id, a percentage over 100, a delay of zero; or no tokio runtime,
-    /// or one without timers.
+    /// of 0, two endpoints with one id, a percentage over 100, a delay of zero, a policy that goes by probes
+    /// without one; or no tokio runtime, or one without timers.
     pub fn build(self) -> Result<Balance<C::Service, T>, Error> {
         let runtime = self.validate()?;
         let (initial, discovery) = match self.source {
@@ -267,6 +302,7 @@ impl<C: Connector, T> Builder<C, T> {
         let shared = launch(
             Launch {
                 settings: self.settings,
+                probe: self.probe,
                 connector: self.connector,
                 policy: self.policy,
                 initial,
@@ -278,7 +314,7 @@ impl<C: Connector, T> Builder<C, T> {
     }
 }
 
-impl<C, T> fmt::Debug for Builder<C, T> {
+impl<C, T, P> fmt::Debug for Builder<C, T, P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("policy", &self.policy)
@@ -303,6 +339,7 @@ impl<T> Parts<T> {
         let shared = launch(
             Launch {
                 settings: self.settings,
+                probe: None::<NoProbe>,
                 connector,
                 policy: self.policy,
                 initial: Some(Update::new(self.endpoints)),

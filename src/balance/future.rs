@@ -22,7 +22,7 @@ use crate::error::{BoxError, Error};
 use crate::math::Rng;
 #[cfg(feature = "grpc")]
 use crate::outcome::Outcome;
-use crate::policy::{Candidate, Claim, Pick, PickContext, Tried};
+use crate::policy::{Candidate, Claim, Pick, PickContext, ProbeRequests, Tried};
 
 /// How often a request that came back unprocessed is sent again.
 const MAX_REDISPATCHES: u8 = 3;
@@ -318,8 +318,15 @@ where
             if let Some(now) = now {
                 context = context.with_now(now);
             }
+            let mut probes = self.shared.prober().map(|_| ProbeRequests::new());
+            if let Some(probes) = &mut probes {
+                context = context.with_probes(probes);
+            }
             let pick = snapshot.picker.pick(&mut context);
             self.hash = context.hash();
+            if let Some(probes) = &probes {
+                self.shared.ask(&snapshot, probes);
+            }
             let (candidate, ignore_ejections) = match pick {
                 Pick::Endpoint(slot) => {
                     (snapshot.candidates.all().get(slot), snapshot.summary.panic)

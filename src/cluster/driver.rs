@@ -21,14 +21,15 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::Settings;
-use crate::cluster::clock;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
+use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::error::{BoxError, Error};
 use crate::health::Change;
 use crate::policy::{Candidates, Policy};
+use crate::probe::{self, Probe};
 
 /// How many events are taken before the next snapshot, at most.
 const MAX_BATCH: usize = 1_000;
@@ -37,8 +38,10 @@ const MAX_BATCH: usize = 1_000;
 const SHORTEST_REST: Duration = Duration::from_millis(1);
 
 /// What a control plane is made of.
-pub(crate) struct Launch<C> {
+pub(crate) struct Launch<C, P> {
     pub(crate) settings: Settings,
+    /// How servers are asked for their load, if they can be.
+    pub(crate) probe: Option<P>,
     pub(crate) connector: C,
     pub(crate) policy: Arc<dyn Policy>,
     /// Endpoints that are known from the start.
@@ -47,8 +50,8 @@ pub(crate) struct Launch<C> {
 }
 
 /// Starts the control plane on `runtime`.
-pub(crate) fn launch<C: Connector>(
-    launch: Launch<C>,
+pub(crate) fn launch<C: Connector, P: Probe<C::Service>>(
+    launch: Launch<C, P>,
     runtime: &Runtime,
 ) -> Arc<Shared<C::Service>> {
     let (inbox, ends) = mpsc::unbounded_channel();
@@ -73,7 +76,16 @@ pub(crate) fn launch<C: Connector>(
         launch.policy.name(),
         &launch.settings,
     );
-    let shared = Arc::new(shared);
+    let rules = launch.settings.measures.probes;
+    let (prober, asks) = launch
+        .probe
+        .zip(rules)
+        .map(|(probe, rules)| probe::schedule(probe, rules))
+        .unzip();
+    let shared = Arc::new(shared.probed_by(prober));
+    if let Some(asks) = asks {
+        probes::start(asks, &shared, launch.settings.seed, runtime);
+    }
     let driver = Driver {
         connect_timeout: launch.settings.connect_timeout,
         cluster: Cluster::new(launch.settings, Some(on_change)),

@@ -18,6 +18,7 @@
 
 mod clock;
 mod driver;
+mod probes;
 mod snapshot;
 mod step;
 

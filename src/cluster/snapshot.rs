@@ -13,6 +13,7 @@ use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::observe::{Ejected, EndpointReport, Report};
 use crate::policy::{Candidates, Claim, Picker};
+use crate::probe::Prober;
 
 /// Everything that a call needs to choose an endpoint, frozen at one moment.
 pub(crate) struct Snapshot<S> {
@@ -23,6 +24,13 @@ pub(crate) struct Snapshot<S> {
     /// What else is known of each slot; nothing of most.
     pub(crate) details: Vec<Option<Arc<Detail>>>,
     pub(crate) summary: Summary,
+}
+
+impl<S> Snapshot<S> {
+    /// The service in this slot, if it is connected.
+    pub(crate) fn service(&self, slot: usize) -> Option<&S> {
+        self.services.get(slot)?.as_ref()
+    }
 }
 
 /// What is known of an endpoint beside its candidate, where there is something to say.
@@ -113,6 +121,8 @@ pub(crate) struct Shared<S> {
     timed: bool,
     seed: u64,
     streams: AtomicU64,
+    /// Its drop ends the task that probes.
+    prober: Option<Prober<S>>,
     /// Its drop tells the control plane that nobody is left.
     _alive: oneshot::Sender<()>,
 }
@@ -136,9 +146,16 @@ impl<S> Shared<S> {
             timed: settings.measures.need_clock(),
             seed: settings.seed,
             streams: AtomicU64::new(0),
+            prober: None,
             _alive: alive,
         };
         (shared, gone)
+    }
+
+    /// Has servers asked by `prober`; by default nobody asks.
+    pub(crate) fn probed_by(mut self, prober: Option<Prober<S>>) -> Self {
+        self.prober = prober;
+        self
     }
 
     #[inline]
@@ -177,6 +194,12 @@ impl<S> Shared<S> {
     #[inline]
     pub(crate) fn timed(&self) -> bool {
         self.timed
+    }
+
+    /// By whom servers are asked for their load, if they are.
+    #[inline]
+    pub(crate) fn prober(&self) -> Option<&Prober<S>> {
+        self.prober.as_ref()
     }
 
     /// A service said that it will not be ready again: takes its connection out of the picks, now.

@@ -14,6 +14,7 @@ use crate::error::{BoxError, Error};
 use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
+use crate::grpc::probe::LoadProbe;
 #[cfg(feature = "tls")]
 use crate::grpc::tls::Tls;
 use crate::health::Ejection;
@@ -21,7 +22,7 @@ use crate::math::Backoff;
 use crate::policy::Policy;
 use crate::topology::RandomSubset;
 
-const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
+pub(super) const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
 
 /// Where a channel's connections come from. Sealed: [`Own`], and what
 /// [`tonic_endpoints`](Builder::tonic_endpoints) and [`tonic_channels`](Builder::tonic_channels) set.
@@ -31,9 +32,14 @@ mod private {
     use crate::connection::Connector;
     use crate::endpoint::Endpoint;
     use crate::error::Error;
+    use crate::grpc::probe::LoadProbe;
+    use crate::probe::Probe;
 
     pub trait Sealed {
         type Connector: Connector;
+
+        /// How its servers are asked for their load.
+        type Probe: Probe<<Self::Connector as Connector>::Service> + From<LoadProbe>;
 
         /// Refuses an endpoint that could never be connected to.
         fn check(&self, endpoint: &Endpoint) -> Result<(), Error>;
@@ -84,6 +90,7 @@ impl Own {
 
 impl Sealed for Own {
     type Connector = Http2Connector;
+    type Probe = LoadProbe;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         let address = check_address(endpoint.address())?;
@@ -316,6 +323,7 @@ impl<C: Source> Builder<C> {
             .balance
             .connector(self.source.connector()?)
             .track(Reclaiming(track))
+            .probe(C::Probe::from(LoadProbe::by(user_agent.clone())))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
         Ok(Channel::new(balance, user_agent, self.timeout, runtime))

@@ -10,6 +10,7 @@ mod channel;
 mod classify;
 mod deadline;
 pub mod http2;
+mod probe;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
@@ -19,5 +20,6 @@ pub use body::ResponseBody;
 pub use builder::{Builder, Own, Source};
 pub use channel::{Channel, ResponseFuture};
 pub use classify::ByGrpcStatus;
+pub use probe::LoadProbe;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

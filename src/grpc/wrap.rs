@@ -36,6 +36,7 @@ use crate::grpc::builder::{Builder, Own, Sealed, Source};
 use crate::grpc::http2::{
     AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen, Stall,
 };
+use crate::grpc::probe::LoadProbe;
 
 impl Builder<Own> {
     /// Tonic endpoints, each dialled and watched by evenkeel as [this module](crate::grpc::wrap)
@@ -82,6 +83,7 @@ impl Source for TonicEndpoints {}
 
 impl Sealed for TonicEndpoints {
     type Connector = Self;
+    type Probe = LoadProbe;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         configuration(endpoint).map(drop)
@@ -235,6 +237,7 @@ impl Source for TonicChannels {}
 
 impl Sealed for TonicChannels {
     type Connector = Self;
+    type Probe = LoadProbe;
 
     fn check(&self, _: &Endpoint) -> Result<(), Error> {
         Ok(())

@@ -76,7 +76,7 @@ impl Default for LatencyRules {
     }
 }
 
-/// How a server is asked for its load.
+/// How a server is asked for its load; by what, and how many at once, is in [`probe`](crate::probe).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ProbeRules {
@@ -86,6 +86,9 @@ pub struct ProbeRules {
     /// When no probe was sent for as long, one is sent to an endpoint at random, so that the first call
     /// after a pause finds something to go by. None by default: an idle channel is silent.
     pub idle: Option<Duration>,
+    /// Whether the policy is worth nothing without: then a balancer that has no
+    /// [probe](crate::balance::Builder::probe) is not built. Default `false`.
+    pub required: bool,
 }
 
 impl Default for ProbeRules {
@@ -93,6 +96,7 @@ impl Default for ProbeRules {
         Self {
             timeout: Duration::from_millis(3),
             idle: None,
+            required: false,
         }
     }
 }

@@ -29,6 +29,13 @@ const MOST: f64 = 0.9;
 /// has more under way than half of the last answers; answers come with every response, and one probe is
 /// sent with each call. It goes back to two choices when reports stop, and for a call that finds too few answers.
 ///
+/// # What servers must do
+/// Nothing, for two choices. For the rest, report requests under way and latency in the trailers of their
+/// responses, and answer probes: over gRPC tonic servers do both behind `server::LoadReportLayer`, put
+/// around all their services. Reports alone are enough, so a balancer that is
+/// [without a probe](crate::balance::Builder::probe) is built; servers that answer no probes are asked once a
+/// connection.
+///
 /// A failed call counts as [slow](LatencyRules::error_penalty) in the first form; in the second, an
 /// endpoint that fails is believed 1 time in 8 after one failure, in 64 after two and so on, until a call
 /// succeeds.

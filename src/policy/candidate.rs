@@ -32,6 +32,8 @@ pub struct Subchannel {
     measures: Measures,
     reports: Reports,
     listener: Option<Arc<dyn Policy>>,
+    /// The last connection whose server knew no probes.
+    unprobed: AtomicU64,
 }
 
 impl Subchannel {
@@ -49,6 +51,7 @@ impl Subchannel {
             measures: Measures::NOTHING,
             reports: Reports::new(),
             listener: None,
+            unprobed: AtomicU64::new(0),
         }
     }
 
@@ -123,6 +126,16 @@ impl Subchannel {
         if let (Some(queue), Some(listener)) = (queue, &self.listener) {
             listener.reported(self, queue, source);
         }
+    }
+
+    /// The server of this connection does not know probes. Nothing happens if that was said of a later one.
+    pub(crate) fn set_unprobed(&self, connection: u64) {
+        self.unprobed.fetch_max(connection, Ordering::Relaxed);
+    }
+
+    /// Whether the server of this connection is known not to know probes.
+    pub(crate) fn is_unprobed(&self, connection: u64) -> bool {
+        self.unprobed.load(Ordering::Relaxed) == connection
     }
 
     /// The connection that is up, or 0.

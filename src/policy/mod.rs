@@ -14,6 +14,8 @@
 //! | [`OrcaWeightedRoundRobin`] | O(1) | servers report how busy they are |
 //! | [`PeakEwma`] | O(1) | servers differ in speed, or one may turn slow |
 //! | [`C3`] | O(n) | the same, a few endpoints, and a bad one must show at once |
+//! | [`Prequal`] | O(16) | large fleets at high load; servers answer probes |
+//! | [`Adaptive`] | O(1), O(16) | as `PeakEwma`, and by the servers' queues where they tell them |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
 //! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |

@@ -29,9 +29,13 @@ const MOST_PROBES: f64 = 8.0;
 /// A server that fails calls looks idle and fast. Its answers are believed 1 time in 8 after one failure,
 /// in 64 after two and so on, until a call succeeds.
 ///
-/// Servers must answer probes: over gRPC those behind
-/// `server::LoadReportLayer` do. Without
-/// answers this is [`Random`](crate::policy::Random).
+/// # What servers must do
+/// Answer probes. Over gRPC a tonic server does behind `server::LoadReportLayer`, put around all its
+/// services, and a server in another language by implementing `evenkeel.load.v1.LoadProbe`, whose proto is
+/// in the repository; `grpc::Channel` asks by itself. A balancer over other services needs a
+/// [probe](crate::balance::Builder::probe), and is not built without. An endpoint that does not answer is
+/// not in the pool, and while others answer it gets next to no calls: switch the servers over first. If
+/// none answers this is [`Random`](crate::policy::Random).
 ///
 /// | | |
 /// |---|---|
@@ -77,7 +81,10 @@ impl Default for Prequal {
                 max_uses: 16,
                 one_per_endpoint: false,
             },
-            ProbeRules::default(),
+            ProbeRules {
+                required: true,
+                ..ProbeRules::default()
+            },
         )
     }
 }

@@ -2,29 +2,53 @@ use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
 use crate::outcome::LoadReport;
+use crate::server::probe::Reply;
 use crate::server::record::Call;
 
-/// A response body that ends its request's time under way, and puts the report into its trailers.
+/// A response body that ends its request's time under way, and puts the report into its trailers; or the
+/// answer to a probe.
 #[pin_project]
 pub struct ReportingBody<B> {
     #[pin]
-    inner: B,
-    call: Option<Call>,
+    content: Content<B>,
+}
+
+#[pin_project(project = ContentProjection)]
+enum Content<B> {
+    Response {
+        #[pin]
+        inner: B,
+        call: Option<Call>,
+    },
+    // Boxed, so that it costs the other kind no room.
+    Probe(Box<Reply>),
 }
 
 impl<B> ReportingBody<B> {
     /// `call` is none if it has ended.
     pub(super) fn new(inner: B, call: Option<Call>) -> Self {
-        Self { inner, call }
+        Self {
+            content: Content::Response { inner, call },
+        }
+    }
+
+    pub(super) fn probe(reply: Box<Reply>) -> Self {
+        Self {
+            content: Content::Probe(reply),
+        }
     }
 }
 
-impl<B: Body> Body for ReportingBody<B> {
+impl<B: Body> Body for ReportingBody<B>
+where
+    B::Data: From<Bytes>,
+{
     type Data = B::Data;
     type Error = B::Error;
 
@@ -32,33 +56,36 @@ impl<B: Body> Body for ReportingBody<B> {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
-        let mut this = self.project();
-        let polled = this.inner.as_mut().poll_frame(cx);
+        let (mut inner, call) = match self.project().content.project() {
+            ContentProjection::Response { inner, call } => (inner, call),
+            ContentProjection::Probe(reply) => return Poll::Ready(reply.next().map(Ok)),
+        };
+        let polled = inner.as_mut().poll_frame(cx);
         match polled {
             Poll::Pending => Poll::Pending,
             Poll::Ready(Some(Ok(frame))) => {
                 let frame = match frame.into_trailers() {
                     Ok(mut trailers) => {
-                        if let Some(call) = this.call.take() {
+                        if let Some(call) = call.take() {
                             finish(call, &mut trailers);
                         }
                         return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
                     }
                     Err(frame) => frame,
                 };
-                if let Some(call) = this.call.as_mut() {
+                if let Some(call) = call.as_mut() {
                     call.answered();
                 }
                 // No trailers will come to carry a report, and nobody need poll again.
-                if this.inner.is_end_stream()
-                    && let Some(call) = this.call.take()
+                if inner.is_end_stream()
+                    && let Some(call) = call.take()
                 {
                     call.finish(false);
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
             end => {
-                if let Some(call) = this.call.take() {
+                if let Some(call) = call.take() {
                     call.finish(matches!(end, Poll::Ready(Some(Err(_)))));
                 }
                 end
@@ -67,22 +94,29 @@ impl<B: Body> Body for ReportingBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.is_end_stream()
+        match &self.content {
+            Content::Response { inner, .. } => inner.is_end_stream(),
+            Content::Probe(reply) => reply.is_over(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.content {
+            Content::Response { inner, .. } => inner.size_hint(),
+            Content::Probe(_) => SizeHint::default(),
+        }
     }
 }
 
 impl<B: fmt::Debug> fmt::Debug for ReportingBody<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReportingBody")
-            .field("inner", &self.inner)
-            .finish_non_exhaustive()
+        let mut debug = f.debug_struct("ReportingBody");
+        if let Content::Response { inner, .. } = &self.content {
+            debug.field("inner", inner);
+        }
+        debug.finish_non_exhaustive()
     }
 }
-
 /// Ends a call whose gRPC status is in `headers`, and puts the report beside it, unless the application
 /// has put one there.
 pub(super) fn finish(call: Call, headers: &mut HeaderMap) {

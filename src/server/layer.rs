@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use pin_project::pin_project;
@@ -12,9 +13,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::server::body::{ReportingBody, finish};
+use crate::server::probe::{Reply, is_probe};
 use crate::server::record::{Call, CallReport, LoadReporter, Record};
 
-/// Tells the clients of a gRPC server how busy it is, in the trailers of each response.
+/// Tells the clients of a gRPC server how busy it is, in the trailers of each response, and when they ask.
 ///
 /// | reported | measured |
 /// |---|---|
@@ -31,6 +33,18 @@ use crate::server::record::{Call, CallReport, LoadReporter, Record};
 /// dropped, and counts neither as a response nor as an error. One that failed by the server's fault says
 /// nothing of the latency.
 ///
+/// # Probes
+/// Clients that balance by what servers say ask beside their calls too, by the method
+/// `evenkeel.load.v1.LoadProbe/Probe` (its proto is in the repository). The layer answers it with the same
+/// report; the service inside does not see it, and it counts neither as a request nor in the rates and the
+/// latency. It does wait for the service inside to be ready, as any request. So the layer must be around the
+/// whole server, as in [the example](crate::server): a single service of it gets only requests for itself. Who
+/// may call it is for layers around this one to say; it tells no more than the trailers do.
+///
+/// A connection then carries two answers at once more often, so the server's sockets want TCP_NODELAY, as
+/// tonic sets it where it listens itself: without it one may wait 40 ms for the client's word on the other.
+///
+/// # Cost
 /// Services under clones of one layer report together, as one server. A call costs an allocation, a lock
 /// held for about a microsecond when its response begins and ends, and the report itself: about 100 bytes of
 /// trailers. Needs no runtime; the processors and the quota are read once, when the layer is made.
@@ -81,6 +95,7 @@ impl<S, ReqBody, ResBody> Service<Request<ReqBody>> for LoadReporting<S>
 where
     S: Service<Request<ReqBody>, Response = Response<ResBody>>,
     ResBody: Body,
+    ResBody::Data: From<Bytes>,
 {
     type Response = Response<ReportingBody<ResBody>>;
     type Error = S::Error;
@@ -91,12 +106,16 @@ where
     }
 
     fn call(&mut self, mut request: Request<ReqBody>) -> Self::Future {
+        if is_probe(request.uri().path()) {
+            let reply = Reply::new(&self.record.current());
+            return ResponseFuture(State::Probe(Some(reply)));
+        }
         let report = CallReport::default();
         request.extensions_mut().insert(report.clone());
-        ResponseFuture {
+        ResponseFuture(State::Call {
             call: Some(self.record.begin(report)),
             inner: self.inner.call(request),
-        }
+        })
     }
 }
 
@@ -115,23 +134,36 @@ impl<S: fmt::Debug> fmt::Debug for LoadReporting<S> {
 /// A response of a [`LoadReporting`] to come.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture<F> {
-    #[pin]
-    inner: F,
-    call: Option<Call>,
+pub struct ResponseFuture<F>(#[pin] State<F>);
+
+#[pin_project(project = StateProjection)]
+enum State<F> {
+    Call {
+        #[pin]
+        inner: F,
+        call: Option<Call>,
+    },
+    Probe(Option<Box<Reply>>),
 }
 
 impl<F, B, E> Future for ResponseFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
     B: Body,
+    B::Data: From<Bytes>,
 {
     type Output = Result<Response<ReportingBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = self.project();
-        let result = ready!(this.inner.poll(cx));
-        let mut call = this.call.take();
+        let (inner, call) = match self.project().0.project() {
+            StateProjection::Call { inner, call } => (inner, call),
+            StateProjection::Probe(reply) => {
+                let reply = reply.take().expect("polled after completion");
+                return Poll::Ready(Ok(reply.into_response()));
+            }
+        };
+        let result = ready!(inner.poll(cx));
+        let mut call = call.take();
         let mut response = match result {
             Ok(response) => response,
             Err(error) => {

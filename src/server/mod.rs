@@ -1,9 +1,11 @@
 //! What a backend adds so that its clients know how busy it is.
 //!
-//! [`LoadReportLayer`] goes around a tonic server, or one service of it. Each response then carries a
+//! [`LoadReportLayer`] goes around a tonic server. Each response then carries a
 //! report in its trailers, in ORCA's form, which any gRPC client that balances by load can read: gRPC's
 //! own `weighted_round_robin`, Envoy's client-side one, and
-//! [`OrcaWeightedRoundRobin`](crate::policy::OrcaWeightedRoundRobin).
+//! [`OrcaWeightedRoundRobin`](crate::policy::OrcaWeightedRoundRobin). And it answers the
+//! [probes](crate::probe) of clients that go by [`Prequal`](crate::policy::Prequal) or
+//! [`Adaptive`](crate::policy::Adaptive).
 //!
 //! ```
 //! use evenkeel::outcome::LoadReport;
@@ -31,6 +33,7 @@
 mod body;
 mod cpu;
 mod layer;
+mod probe;
 mod record;
 
 pub use body::ReportingBody;

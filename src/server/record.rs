@@ -24,7 +24,7 @@ impl LoadReporter {
 
     /// The report as it is now, without any call's own.
     pub fn report(&self) -> LoadReport {
-        self.0.report(self.0.now())
+        self.0.current()
     }
 }
 
@@ -101,6 +101,11 @@ impl Record {
             found: self.in_flight.fetch_add(1, Ordering::Relaxed),
             timed: false,
         }
+    }
+
+    /// The report as it is now, without any call's own.
+    pub(super) fn current(&self) -> LoadReport {
+        self.report(self.now())
     }
 
     fn now(&self) -> Moment {

@@ -12,6 +12,7 @@ mod point_6_waiting;
 mod point_7_lifetime;
 mod point_8_removal;
 mod point_9_identity;
+mod probes;
 
 mod chaos;
 mod ejection;

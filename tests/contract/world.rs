@@ -211,6 +211,13 @@ pub(crate) struct Stub {
     server: Arc<Server>,
 }
 
+impl Stub {
+    /// Its server's.
+    pub(crate) fn name(&self) -> &str {
+        &self.server.name
+    }
+}
+
 impl Clone for Stub {
     fn clone(&self) -> Self {
         self.server.stub()

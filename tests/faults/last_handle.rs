@@ -6,6 +6,7 @@ use evenkeel::balance::{Balance, Http};
 use evenkeel::discovery::Handle;
 use evenkeel::grpc::http2::{Http2Connector, Http2Settings};
 use evenkeel::grpc::{ByGrpcStatus, Channel};
+use evenkeel::policy::Prequal;
 use evenkeel::{ConnectivityState, Endpoint};
 use tokio::runtime::Handle as Runtime;
 
@@ -54,6 +55,8 @@ async fn no_task_and_no_connection_is_left() {
         let channel = Channel::builder()
             .discovery(updates)
             .backoff(prompt_backoff())
+            // Whose probes end too, answered or not.
+            .policy(Prequal::default().with_idle_probes(Duration::from_millis(10)))
             .build()
             .unwrap();
         let clone = channel.clone();
