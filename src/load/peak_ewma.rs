@@ -86,6 +86,15 @@ impl PeakEwma {
         }
     }
 
+    /// As if nothing had been observed: what is there now may be another server, or a server that works
+    /// again, and a penalty of seconds would keep calls from it for minutes.
+    pub(crate) fn forget(&self) {
+        // A plain load keeps the line shared where nothing is measured.
+        if self.word.load(Ordering::Relaxed) != 0 {
+            self.word.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// The average in seconds as of `now`, or `None` if nothing was ever observed. Changes nothing.
     #[inline]
     pub fn seconds(&self, now: Moment, decay: Decay) -> Option<f32> {

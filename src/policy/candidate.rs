@@ -145,9 +145,10 @@ impl Subchannel {
     }
 
     /// Connection `connection` (not 0) is up, in place of any other. A new connection is a new
-    /// start: the failures in a row are forgotten.
+    /// start: the failures in a row and the latency are forgotten.
     pub fn connected(&self, connection: u64) {
         self.health.clear_failures();
+        self.latency.forget();
         self.reports.restart();
         // A swap and not a store, though nobody reads the old value: it costs no more, and loom does
         // not order a plain store against the compare-exchange of `disconnected`.
@@ -182,6 +183,10 @@ impl Subchannel {
 
     #[cold]
     fn tell(&self, change: Change) {
+        if change == Change::Readmitted {
+            // It was told by the failures that it is out for.
+            self.latency.forget();
+        }
         if let Some(on_change) = &self.on_change {
             on_change(self.key, change);
         }

@@ -139,7 +139,8 @@ impl Claim {
     }
 
     /// The call ended at `now`. A success ends the latency, if the first data has not; a failure counts
-    /// as slow, also after first data; anything else says nothing about the latency.
+    /// as slow, also after first data; anything else says nothing about the latency, and neither does a call
+    /// whose connection has ended: the next one may lead to another server.
     #[inline]
     pub fn finish_at(mut self, outcome: Outcome, now: Moment) {
         self.judged(outcome);
@@ -148,7 +149,9 @@ impl Claim {
         };
         let latency = self.subchannel.latency();
         if outcome.is_failed() {
-            if let Some(start) = self.timing.start() {
+            if self.is_connected()
+                && let Some(start) = self.timing.start()
+            {
                 let asked = match outcome {
                     Outcome::Overload { retry_after } => retry_after.unwrap_or_default(),
                     _ => Duration::ZERO,

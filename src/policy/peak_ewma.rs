@@ -19,7 +19,8 @@ const UNKNOWN: f32 = 1e6;
 /// unary calls and streams look alike. A call that fails counts as slow
 /// ([5 s](LatencyRules::error_penalty) by default, or as long as `grpc-retry-pushback-ms` asked), never as
 /// fast: a server that fails at once would otherwise draw most of all calls. An endpoint that has not
-/// answered yet gets one call and no more until it has. Weights are not looked at: a faster server shows
+/// answered yet gets one call and no more until it has; so does one that is connected anew, or is back from
+/// an ejection: a penalty would keep calls from it for minutes. Weights are not looked at: a faster server shows
 /// by itself.
 ///
 /// | | |
@@ -276,5 +277,45 @@ mod tests {
     fn no_decay_at_all_is_refused() {
         let error = PeakEwma::default().with_decay(Duration::ZERO).unwrap_err();
         assert_eq!(error.field(), Some("decay"), "{error}");
+    }
+
+    #[test]
+    fn a_server_that_comes_back_is_as_good_as_new() {
+        let policy = PeakEwma::default();
+        let candidates = Candidates::connected_for(["a", "b"], policy.measures());
+        let candidate = &candidates.all()[0];
+        let subchannel = candidate.subchannel();
+        let decay = Duration::from_secs(10).into();
+        let latency = |now| subchannel.latency().seconds(now, decay);
+        let call = |outcome, end| {
+            let mut claim = candidate.claim(true).expect("ejections are ignored");
+            claim.begun(ms(0));
+            claim.sent();
+            claim.finish_at(outcome, end);
+        };
+        call(Outcome::Failure, ms(1));
+        assert_eq!(latency(ms(1)), Some(5.0), "a failure counts as slow");
+        subchannel.disconnected(candidate.connection());
+        subchannel.connected(candidate.connection());
+        assert_eq!(latency(ms(2)), None, "nothing is known of a new connection");
+
+        subchannel.disconnected(candidate.connection());
+        call(Outcome::ConnectionLost, ms(3));
+        assert_eq!(
+            latency(ms(3)),
+            None,
+            "the connection's fault, and it is gone"
+        );
+        subchannel.connected(candidate.connection());
+
+        for _ in 0..5 {
+            call(Outcome::Failure, ms(4));
+        }
+        let gate = subchannel.health().gate();
+        assert!(!gate.admits(), "it is ejected");
+        gate.offer_probe();
+        call(Outcome::Success, ms(40_000));
+        assert!(gate.is_open(), "its probing call went well");
+        assert_eq!(latency(ms(40_000)), None, "it begins anew");
     }
 }
