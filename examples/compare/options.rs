@@ -64,11 +64,11 @@ impl Options {
     }
 }
 
-/// Some of the values, or all.
+/// Some of the values, each once, or all.
 #[derive(Debug, Clone)]
 pub(crate) struct Chosen<T>(pub(crate) Vec<T>);
 
-impl<T: ValueEnum> FromStr for Chosen<T> {
+impl<T: ValueEnum + PartialEq> FromStr for Chosen<T> {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
@@ -82,7 +82,14 @@ impl<T: ValueEnum> FromStr for Chosen<T> {
                 format!("{name:?} is not one of: all, {names}")
             })
         };
-        text.split(',').map(one).collect::<Result<_, _>>().map(Self)
+        let mut chosen = Vec::new();
+        for name in text.split(',') {
+            let value = one(name)?;
+            if !chosen.contains(&value) {
+                chosen.push(value);
+            }
+        }
+        Ok(Self(chosen))
     }
 }
 

@@ -11,6 +11,7 @@ use evenkeel::math::Rng;
 use evenkeel::outcome::LoadReport;
 use evenkeel::server::{LoadReportLayer, LoadReporter};
 use futures::stream::Empty;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -32,6 +33,7 @@ const LEAST_BUSY: f64 = 0.001;
 /// each.
 pub(crate) async fn serve(scenario: Scenario, seed: u64) -> Result<(), BoxError> {
     let machines: Vec<Arc<Machine>> = (0..SERVERS).map(|_| Arc::new(Machine::new())).collect();
+    let mut servers = JoinSet::new();
     for (server, machine) in machines.iter().enumerate() {
         let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
         let incoming = incoming.with_nodelay(Some(true));
@@ -43,7 +45,7 @@ pub(crate) async fn serve(scenario: Scenario, seed: u64) -> Result<(), BoxError>
             fails: scenario.fails(server),
         });
         let server = Server::builder().layer(layer).add_service(service);
-        tokio::spawn(server.serve_with_incoming(incoming));
+        servers.spawn(server.serve_with_incoming(incoming));
     }
     std::io::stdout().flush()?;
     tokio::spawn(change(scenario, machines, Rng::new(seed)));
@@ -54,7 +56,13 @@ pub(crate) async fn serve(scenario: Scenario, seed: u64) -> Result<(), BoxError>
             .is_ok_and(|read| read > 0)
         {}
     });
-    Ok(ended.await?)
+    tokio::select! {
+        ended = ended => Ok(ended?),
+        Some(ended) = servers.join_next() => {
+            ended??;
+            Err("a server ended by itself".into())
+        }
+    }
 }
 
 /// Makes the machines as fast as the scenario wants them, as long as it wants that.
