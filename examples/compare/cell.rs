@@ -45,9 +45,9 @@ impl Counts {
         self.timed_out += other.timed_out;
     }
 
-    /// From 0 to 1; 0 of no calls.
-    pub(crate) fn failed_share(&self) -> f64 {
-        self.failed as f64 / (self.calls as f64).max(1.0)
+    /// From 0 to 1; none of no calls.
+    pub(crate) fn failed_share(&self) -> Option<f64> {
+        (self.calls > 0).then(|| self.failed as f64 / self.calls as f64)
     }
 }
 

@@ -166,7 +166,7 @@ impl Row {
             "calls": all.counts.calls,
             "failed": all.counts.failed,
             "timed_out": all.counts.timed_out,
-            "failed_share": rounded(all.counts.failed_share()),
+            "failed_share": all.counts.failed_share().map(rounded),
             "p50_ms": quantile(&all.latency, 0.5).map(rounded),
             "p90_ms": quantile(&all.latency, 0.9).map(rounded),
             "p99_ms": quantile(&all.latency, 0.99).map(rounded),
@@ -213,8 +213,8 @@ fn millis(histogram: &Histogram<u64>, of: f64) -> String {
     }
 }
 
-fn percent(share: f64) -> String {
-    format!("{:.2}", share * 100.0)
+fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.2}", share * 100.0))
 }
 
 /// To four digits after the point.
