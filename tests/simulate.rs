@@ -12,6 +12,8 @@ mod reports;
 pub mod rules;
 #[path = "../examples/simulate/scenario/mod.rs"]
 pub mod scenario;
+#[path = "simulate/small_fleets.rs"]
+mod small_fleets;
 
 use std::path::Path;
 
