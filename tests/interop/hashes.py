@@ -50,6 +50,8 @@ class HttpServers:
     def __init__(self, count):
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            # Head and body in one write: two would wait for each other by Nagle's rule.
+            wbufsize = -1
 
             def do_GET(self):
                 body = str(self.server.server_address[1]).encode()
