@@ -1,10 +1,14 @@
 //! Finding a usable endpoint at random, and finding any at all.
 
+use crate::math::Rng;
 use crate::policy::{Candidate, PickContext};
 
 /// Draws before the scan. A scan gives all that falls on a run of lost endpoints to the one behind
 /// the run; with half of the set lost, 1 pick in 2^8 gets that far.
 const DRAWS: usize = 8;
+
+/// How many different ones can be drawn.
+pub(super) const MOST_DRAWN: usize = 10;
 
 /// Of two different ones, drawn at random, the one that can be used and is `better` than the other.
 #[inline]
@@ -60,4 +64,47 @@ pub(super) fn first_from<'c>(
 ) -> Option<&'c Candidate> {
     let (before, from) = candidates.split_at_checked(start)?;
     from.iter().chain(before).find(|c| context.is_usable(c))
+}
+
+/// The indices drawn so far, in ascending order; at most [`MOST_DRAWN`].
+#[derive(Default)]
+pub(super) struct Drawn {
+    indices: [usize; MOST_DRAWN],
+    count: usize,
+}
+
+impl Drawn {
+    /// Adds an index. `false` if it was there.
+    pub(super) fn insert(&mut self, index: usize) -> bool {
+        let place = self.indices[..self.count].partition_point(|&drawn| drawn < index);
+        if self.indices[..self.count].get(place) == Some(&index) {
+            return false;
+        }
+        self.insert_at(place, index);
+        true
+    }
+
+    /// Draws one below `n` that was not drawn yet; there is one.
+    #[inline]
+    pub(super) fn other(&mut self, n: usize, rng: &mut Rng) -> usize {
+        // The n-th of those not drawn yet.
+        let mut index = rng.below(n - self.count);
+        let mut place = 0;
+        while place < self.count && self.indices[place] <= index {
+            index += 1;
+            place += 1;
+        }
+        self.insert_at(place, index);
+        index
+    }
+
+    #[inline]
+    fn insert_at(&mut self, place: usize, index: usize) {
+        // Of a handful, so a loop beats a call that copies memory.
+        for from in (place..self.count).rev() {
+            self.indices[from + 1] = self.indices[from];
+        }
+        self.indices[place] = index;
+        self.count += 1;
+    }
 }

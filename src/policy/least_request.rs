@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::policy::draw::{better_of, better_of_two, draw};
+use crate::policy::draw::{Drawn, MOST_DRAWN, better_of, better_of_two, draw};
 use crate::policy::weighted::Weighted;
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
 /// The largest number of samples, as in gRFC A48.
-const MAX_CHOICES: usize = 10;
+const MAX_CHOICES: usize = MOST_DRAWN;
 
 /// Of two endpoints drawn at random, the one with fewer calls under way. The default policy.
 ///
@@ -185,7 +185,7 @@ impl Picker for LeastRequestPicker {
                     usable,
                     context,
                     |_| 1,
-                    |context| drawn.other(n, context),
+                    |context| drawn.other(n, context.rng()),
                 )
             }
             (Choices::Some(_), false) | (Choices::All, _) => best_of_all(usable, context),
@@ -224,7 +224,7 @@ impl Picker for WeightedPicker {
                     if drawn.insert(index) {
                         index
                     } else {
-                        drawn.other(n, context)
+                        drawn.other(n, context.rng())
                     }
                 })
             }
@@ -291,49 +291,6 @@ fn best_of<'c>(
         }
     }
     best.map(|(candidate, _)| candidate)
-}
-
-/// The indices drawn so far, in ascending order.
-#[derive(Default)]
-struct Drawn {
-    indices: [usize; MAX_CHOICES],
-    count: usize,
-}
-
-impl Drawn {
-    /// Adds an index. `false` if it was there.
-    fn insert(&mut self, index: usize) -> bool {
-        let place = self.indices[..self.count].partition_point(|&drawn| drawn < index);
-        if self.indices[..self.count].get(place) == Some(&index) {
-            return false;
-        }
-        self.insert_at(place, index);
-        true
-    }
-
-    /// Draws one below `n` that was not drawn yet; there is one.
-    #[inline]
-    fn other(&mut self, n: usize, context: &mut PickContext<'_>) -> usize {
-        // The n-th of those not drawn yet.
-        let mut index = context.rng().below(n - self.count);
-        let mut place = 0;
-        while place < self.count && self.indices[place] <= index {
-            index += 1;
-            place += 1;
-        }
-        self.insert_at(place, index);
-        index
-    }
-
-    #[inline]
-    fn insert_at(&mut self, place: usize, index: usize) {
-        // Of a handful, so a loop beats a call that copies memory.
-        for from in (place..self.count).rev() {
-            self.indices[from + 1] = self.indices[from];
-        }
-        self.indices[place] = index;
-        self.count += 1;
-    }
 }
 
 fn best_of_all<'c>(

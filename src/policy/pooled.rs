@@ -3,15 +3,13 @@
 use std::sync::Arc;
 
 use crate::load::{ProbePool, share_of_call};
+use crate::policy::draw::{Drawn, MOST_DRAWN};
 use crate::policy::{Candidate, Candidates, PickContext};
 
 /// A failed call makes it this much less likely that its endpoint's answers are believed, in bits; and
 /// so on for each failure in a row, up to so many.
 const BITS_PER_FAILURE: u32 = 3;
 const MOST_FAILURES: u32 = 4;
-
-/// How often an endpoint is drawn for a probe, at most, that was drawn for this call already.
-const DRAWS: usize = 4;
 
 /// One set of candidates and the pool that they are chosen by.
 #[derive(Debug)]
@@ -55,16 +53,10 @@ impl Pooled {
         let usable = self.usable();
         let wanted = share_of_call(self.pool.rules().probe_rate, number);
         let wanted = ((wanted.end - wanted.start) as usize).min(usable.len());
-        let mut asked = [usize::MAX; 8];
-        for place in 0..wanted.min(asked.len()) {
-            for _ in 0..DRAWS {
-                let drawn = context.rng().below(usable.len());
-                if !asked[..place].contains(&drawn) {
-                    asked[place] = drawn;
-                    context.probe(&usable[drawn]);
-                    break;
-                }
-            }
+        let mut drawn = Drawn::default();
+        for _ in 0..wanted.min(MOST_DRAWN) {
+            let index = drawn.other(usable.len(), context.rng());
+            context.probe(&usable[index]);
         }
     }
 

@@ -71,10 +71,14 @@ fn as_many_are_asked_as_the_rate_says_and_none_twice_with_a_call() {
 
 #[test]
 fn no_more_are_asked_than_there_are() {
-    let policy = Prequal::default().with_probe_rate(8.0).expect("it can be");
-    let mut fleet = Fleet::new(policy, 2);
-    for _ in 0..100 {
-        assert!(fleet.pick(at(0)).1.len() <= 2, "two servers");
+    let policy = || Prequal::default().with_probe_rate(8.0).expect("it can be");
+    for count in 1..=8 {
+        let mut fleet = Fleet::new(policy(), count);
+        for _ in 0..100 {
+            let mut asked = fleet.pick(at(0)).1;
+            asked.sort_unstable();
+            assert_eq!(asked, (0..count).collect::<Vec<_>>(), "each of them, once");
+        }
     }
 }
 
