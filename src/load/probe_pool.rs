@@ -74,6 +74,7 @@ impl PoolSize {
 #[derive(Debug)]
 pub(crate) struct ProbePool {
     rules: PoolRules,
+    max_age_nanos: u64,
     rows: Box<[Row]>,
     /// How many of the rows are in use.
     size: AtomicU32,
@@ -132,6 +133,7 @@ impl ProbePool {
     pub(crate) fn new(rules: PoolRules) -> Self {
         let pool = Self {
             rules,
+            max_age_nanos: u64::try_from(rules.max_age.as_nanos()).unwrap_or(u64::MAX),
             rows: (0..rules.size.most()).map(|_| Row::default()).collect(),
             size: AtomicU32::new(0),
             uses: AtomicU32::new(0),
@@ -170,8 +172,11 @@ impl ProbePool {
         at != 0 && now.since(Moment::from_nanos(at - 1)) <= time
     }
 
-    /// The endpoint `key` answered.
+    /// The endpoint `key` answered; nothing happens for the two keys that stand for no endpoint.
     pub(crate) fn insert(&self, key: u64, queue: &ServerQueue) {
+        if key == EMPTY || key == WRITING {
+            return;
+        }
         let at = queue.at.as_nanos().saturating_add(1);
         self.heard_at.fetch_max(at, Ordering::Relaxed);
         let number = self.heard.fetch_add(1, Ordering::Relaxed);
@@ -285,12 +290,11 @@ impl ProbePool {
     #[inline]
     fn survey(&self, now: Moment) -> Survey {
         let now = now.as_nanos().saturating_add(1);
-        let max_age = self.rules.max_age.as_nanos() as u64;
         let limit = self.limit.load(Ordering::Relaxed);
         let mut survey = Survey::default();
         for (number, row) in self.in_use().iter().enumerate() {
             if let Some(answer) = row.read(number)
-                && now.saturating_sub(answer.at) <= max_age
+                && now.saturating_sub(answer.at) <= self.max_age_nanos
             {
                 survey.add(answer, limit);
             }

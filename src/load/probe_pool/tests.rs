@@ -215,6 +215,25 @@ fn the_oldest_and_the_worst_are_dropped_in_turn() {
 }
 
 #[test]
+fn an_age_that_no_clock_reaches_is_no_limit() {
+    let rules = PoolRules {
+        max_age: Duration::MAX,
+        ..RULES
+    };
+    let pool = pool(rules, &[(1, 0, 1), (2, 0, 2)]);
+    assert_eq!(take(&pool, 1 << 40), Some(1), "both count for ever");
+}
+
+#[test]
+fn the_keys_of_no_endpoint_take_no_row() {
+    let pool = pool(RULES, &[(0, 0, 1), (u64::MAX, 0, 1), (3, 0, 1)]);
+    assert_eq!(keys(&pool, 3), [3], "they name nobody");
+    let writing = pool.rows.iter();
+    let writing = writing.filter(|row| row.who.load(Ordering::Relaxed) == WRITING);
+    assert_eq!(writing.count(), 0, "and no row is lost to them");
+}
+
+#[test]
 fn what_is_refused_is_dropped_and_the_next_best_taken() {
     let pool = pool(RULES, &[(1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 0, 4)]);
     let taken = pool.take(at(4), 0, |key| (key > 2).then_some(key));
