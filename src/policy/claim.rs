@@ -96,8 +96,7 @@ impl Claim {
         if let Some(rules) = self.response_rules()
             && let Some(start) = self.timing.take_unrecorded()
         {
-            let latency = self.subchannel.latency();
-            latency.observe(now.since(start), now, rules.decay.into());
+            self.took(now.since(start), now, &rules);
         }
     }
 
@@ -126,10 +125,23 @@ impl Claim {
         self.has_begun() && self.subchannel.measures().reports.is_some()
     }
 
-    /// The response brought a report of the server's load, at `now`.
+    /// The response brought a report of the server's load, at `now`. Nothing happens if the call's
+    /// connection has ended: the next one may lead to another server.
     pub fn reported(&self, report: &LoadReport, now: Moment) {
-        self.subchannel
-            .reported(report, ReportSource::Response, now);
+        if self.is_connected() {
+            self.subchannel
+                .reported(report, ReportSource::Response, now);
+        }
+    }
+
+    /// The call was answered in this time, or counts as if. What the server of a connection that has
+    /// ended did is not true of the next one.
+    #[inline]
+    fn took(&self, latency: Duration, now: Moment, rules: &LatencyRules) {
+        if self.is_connected() {
+            let average = self.subchannel.latency();
+            average.observe(latency, now, rules.decay.into());
+        }
     }
 
     /// The call ended, and nobody timed it.
@@ -144,25 +156,22 @@ impl Claim {
     #[inline]
     pub fn finish_at(mut self, outcome: Outcome, now: Moment) {
         self.judged(outcome);
-        let Some(rules) = &self.subchannel.measures().latency else {
+        let Some(rules) = self.subchannel.measures().latency else {
             return;
         };
-        let latency = self.subchannel.latency();
         if outcome.is_failed() {
-            if self.is_connected()
-                && let Some(start) = self.timing.start()
-            {
+            if let Some(start) = self.timing.start() {
                 let asked = match outcome {
                     Outcome::Overload { retry_after } => retry_after.unwrap_or_default(),
                     _ => Duration::ZERO,
                 };
                 let slow = now.since(start).max(rules.error_penalty).max(asked);
-                latency.observe(slow, now, rules.decay.into());
+                self.took(slow, now, &rules);
             }
         } else if outcome == Outcome::Success
             && let Some(start) = self.timing.take_unrecorded()
         {
-            latency.observe(now.since(start), now, rules.decay.into());
+            self.took(now.since(start), now, &rules);
         }
     }
 
@@ -416,6 +425,35 @@ mod tests {
             assert!(!claim.awaits_response(), "only the first data counts");
             assert_eq!(claim.is_timed(), at_end, "{measures:?} {outcome:?}");
         }
+    }
+
+    #[test]
+    fn what_comes_by_a_connection_that_has_ended_says_nothing_of_the_next() {
+        let measures = Measures::NOTHING
+            .with_latency(LatencyRules::default())
+            .with_reports(ReportRules::default());
+        let candidates = Candidates::connected_for(["a"], measures);
+        let candidate = &candidates.all()[0];
+        let subchannel = candidate.subchannel();
+        let now = Moment::from_nanos(1_000);
+        let latency = || {
+            subchannel
+                .latency()
+                .seconds(now, Duration::from_secs(10).into())
+        };
+        let begun = || {
+            let mut claim = candidate.claim(false).expect("it is usable");
+            claim.begun(Moment::from_nanos(2));
+            claim
+        };
+        let (mut first, second, third) = (begun(), begun(), begun());
+        subchannel.connected(candidate.connection() + 1);
+        first.responded(now);
+        first.reported(&LoadReport::new().with_in_flight(1), now);
+        second.finish_at(Outcome::Success, now);
+        third.finish_at(Outcome::Failure, now);
+        assert_eq!(latency(), None, "no answer by the new connection yet");
+        assert_eq!(subchannel.reports().queue(), None, "nor a report");
     }
 
     #[test]
