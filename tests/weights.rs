@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use evenkeel::Endpoint;
 use evenkeel::math::Rng;
 use evenkeel::policy::{
-    Candidates, LeastRequest, Pick, PickContext, Picker, Policy, Tried, WeightedRandom,
-    WeightedRoundRobin,
+    Adaptive, Candidates, LeastRequest, PeakEwma, Pick, PickContext, Picker, Policy, Tried,
+    WeightedRandom, WeightedRoundRobin,
 };
 use proptest::prelude::*;
 
@@ -25,6 +25,8 @@ fn policies() -> Vec<(Arc<dyn Policy>, bool)> {
         (Arc::new(choices(3).with_replacement()), false),
         (Arc::new(choices(10)), false),
         (Arc::new(LeastRequest::full_scan()), false),
+        (Arc::new(PeakEwma::default()), false),
+        (Arc::new(Adaptive::default()), false),
     ]
 }
 

@@ -17,7 +17,7 @@ use crate::error::{BoxError, Error};
 use crate::health::Ejection;
 use crate::math::Backoff;
 use crate::outcome::ByStatusCode;
-use crate::policy::{LeastRequest, Policy};
+use crate::policy::{Adaptive, Policy};
 use crate::probe::{NoProbe, Probe};
 use crate::topology::RandomSubset;
 
@@ -25,7 +25,7 @@ use crate::topology::RandomSubset;
 ///
 /// | setting | default | source |
 /// |---|---|---|
-/// | [`policy`](Self::policy) | [`LeastRequest`], two choices | Mitzenmacher 2001 |
+/// | [`policy`](Self::policy) | [`Adaptive`] | Finagle's peak EWMA; Prequal, NSDI '24 |
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
@@ -56,7 +56,7 @@ impl Builder {
             connector: (),
             track: Plain::new(),
             probe: None,
-            policy: Arc::new(LeastRequest::default()),
+            policy: Arc::new(Adaptive::default()),
             settings: Settings::default(),
             wait_in_poll_ready: false,
         }

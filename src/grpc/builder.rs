@@ -117,7 +117,7 @@ impl Sealed for Own {
 ///
 /// | setting | default | source |
 /// |---|---|---|
-/// | [`policy`](Self::policy) | least request of two | Mitzenmacher 2001 |
+/// | [`policy`](Self::policy) | [`Adaptive`](crate::policy::Adaptive) | Finagle's peak EWMA; Prequal, NSDI '24 |
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |

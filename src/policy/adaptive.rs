@@ -2,11 +2,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::load::{
-    Decay, LatencyRules, Measures, PoolRules, PoolSize, ProbePool, ProbeRules, ReportRules,
-    ReportSource, ServerQueue,
+    LatencyRules, Measures, PoolRules, PoolSize, ProbePool, ProbeRules, ReportRules, ReportSource,
+    ServerQueue,
 };
 use crate::math::Moment;
-use crate::policy::peak_ewma::cheaper_of_two;
+use crate::policy::peak_ewma::ByLatency;
 use crate::policy::pooled::Pooled;
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy, Subchannel};
 
@@ -19,7 +19,8 @@ const REPORT_COUNTS: Duration = Duration::from_secs(10);
 /// The part of the endpoints that must report.
 const MOST: f64 = 0.9;
 
-/// Two choices by latency while servers say nothing of their load; what the servers say, once they do.
+/// Two choices by latency while servers say nothing of their load; what the servers say, once they do. The
+/// default policy.
 ///
 /// Without reports a call goes as by [`PeakEwma`](crate::policy::PeakEwma): of two endpoints at random, the
 /// one where latency times calls under way is less. When nine of ten usable endpoints have reported their
@@ -36,6 +37,12 @@ const MOST: f64 = 0.9;
 /// [without a probe](crate::balance::Builder::probe) is built; servers that answer no probes are asked once a
 /// connection.
 ///
+/// # Weights
+/// Where [weights](crate::Endpoint::weight) differ they are an order, as they are to
+/// [`PeakEwma`](crate::policy::PeakEwma#weights): the choice stays between two endpoints drawn by weight, also
+/// when servers report. Servers of different sizes need no weights: what they report says it.
+///
+/// # Failures
 /// A failed call counts as [slow](LatencyRules::error_penalty) in the first form; in the second, an
 /// endpoint that fails is believed 1 time in 8 after one failure, in 64 after two and so on, until a call
 /// succeeds.
@@ -45,7 +52,7 @@ const MOST: f64 = 0.9;
 /// | pick | O(1): two endpoints' records read; with reports, two reads of up to 16 rows and a lookup in O(log n) |
 /// | call | two looks at the clock; with reports, one probe: a small call of its own |
 /// | build | O(n log n), once a second, and after each change |
-/// | memory | 24 bytes an endpoint, 1 KiB |
+/// | memory | 24 bytes an endpoint, 1 KiB; 12 bytes an endpoint more where weights differ |
 ///
 /// **Wins** where servers differ or share machines with others, in fleets of any size. **Loses** a little
 /// to [`LeastRequest`](crate::policy::LeastRequest) in work per call, and to exact shares where all calls
@@ -106,7 +113,8 @@ impl Adaptive {
         self
     }
 
-    /// How long the answer to a probe is waited for. Default 3 ms.
+    /// How long the answer to a probe is waited for. Default 3 ms. No effect
+    /// [without probes](Self::without_probes).
     #[must_use]
     pub fn with_probe_timeout(mut self, timeout: Duration) -> Self {
         self.probes = self.probes.map(|probes| ProbeRules { timeout, ..probes });
@@ -124,7 +132,7 @@ impl Policy for Adaptive {
         Arc::new(AdaptivePicker {
             reports: reports(usable, candidates.now()),
             pooled: Pooled::new(candidates, &self.pool),
-            decay: self.latency.decay.into(),
+            by_latency: ByLatency::new(candidates, &self.latency),
         })
     }
 
@@ -161,7 +169,7 @@ fn reports(usable: &[Candidate], now: Moment) -> bool {
 #[derive(Debug)]
 struct AdaptivePicker {
     pooled: Pooled,
-    decay: Decay,
+    by_latency: ByLatency,
     /// Nearly all servers do.
     reports: bool,
 }
@@ -170,7 +178,7 @@ impl Picker for AdaptivePicker {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
         self.by_reports(context)
-            .or_else(|| cheaper_of_two(self.pooled.usable(), context, self.decay))
+            .or_else(|| self.by_latency.choose(context))
             .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }
@@ -181,6 +189,7 @@ impl AdaptivePicker {
         // A fleet of which some server reports is asked, so that all of them may.
         let pool = self.pooled.pool();
         if self.pooled.usable().len() < SMALLEST_FLEET
+            || self.by_latency.is_weighted()
             || !pool.heard_within(REPORT_COUNTS, context.now())
         {
             return None;

@@ -8,7 +8,7 @@ use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 /// The largest number of samples, as in gRFC A48.
 const MAX_CHOICES: usize = MOST_DRAWN;
 
-/// Of two endpoints drawn at random, the one with fewer calls under way. The default policy.
+/// Of two endpoints drawn at random, the one with fewer calls under way.
 ///
 /// A stream counts until it ends. Endpoints with equal counts are equally likely, so that an idle
 /// client does not favour the first ones. The two are always different endpoints; gRPC may draw the

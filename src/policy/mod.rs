@@ -7,7 +7,8 @@
 //!
 //! | policy | cost of a pick | use it when |
 //! |---|---|---|
-//! | [`LeastRequest`] (default) | O(1) | calls differ in cost, or servers in speed |
+//! | [`Adaptive`] (default) | O(1), O(16) | as `PeakEwma`, and by the servers' queues where they tell them |
+//! | [`LeastRequest`] | O(1) | calls differ in cost, or servers in speed |
 //! | [`LeastRequest::full_scan`] | O(n) | a few endpoints, long calls |
 //! | [`RoundRobin`] | O(1) | calls cost the same and exact shares matter |
 //! | [`WeightedRoundRobin`] | O(1) | the same, and servers differ in size |
@@ -15,7 +16,6 @@
 //! | [`PeakEwma`] | O(1) | servers differ in speed, or one may turn slow |
 //! | [`C3`] | O(n) | the same, a few endpoints, and a bad one must show at once |
 //! | [`Prequal`] | O(16) | large fleets at high load; servers answer probes |
-//! | [`Adaptive`] | O(1), O(16) | as `PeakEwma`, and by the servers' queues where they tell them |
 //! | [`Random`] | O(1) | many clients, nothing to tell endpoints apart |
 //! | [`WeightedRandom`] | O(1) | the same, and servers differ in size |
 //! | [`IpHash`] | O(1) | the same caller should reach the same endpoint |

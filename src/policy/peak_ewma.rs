@@ -4,7 +4,8 @@ use std::time::Duration;
 use crate::error::Error;
 use crate::load::{Decay, LatencyRules, Measures, Until};
 use crate::math::Moment;
-use crate::policy::draw::{better_of_two, draw};
+use crate::policy::draw::{better_of, better_of_two, draw};
+use crate::policy::weighted::Weighted;
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
 /// What an endpoint costs that has calls under way and has answered none yet, in seconds: more than any
@@ -20,15 +21,21 @@ const UNKNOWN: f32 = 1e6;
 /// ([5 s](LatencyRules::error_penalty) by default, or as long as `grpc-retry-pushback-ms` asked), never as
 /// fast: a server that fails at once would otherwise draw most of all calls. An endpoint that has not
 /// answered yet gets one call and no more until it has; so does one that is connected anew, or is back from
-/// an ejection: a penalty would keep calls from it for minutes. Weights are not looked at: a faster server shows
-/// by itself.
+/// an ejection: a penalty would keep calls from it for minutes.
+///
+/// # Weights
+/// A faster server shows by itself, so equal weights are right for servers of different sizes. Where
+/// [weights](crate::Endpoint::weight) differ they are an order: both endpoints are drawn by weight, the same
+/// one perhaps twice, and calls under way count per unit of weight. Endpoints alike in latency get calls by
+/// weight; the fastest one gets up to twice its part by weight and no more, so that a canary of weight 1
+/// beside 99 others gets at most 2 % of the calls, however fast it is.
 ///
 /// | | |
 /// |---|---|
 /// | pick | O(1): two random numbers, two endpoints' records read |
 /// | call | two looks at the clock, one compare-exchange |
-/// | build | O(1) |
-/// | memory | 8 bytes an endpoint |
+/// | build | O(n): a look at the weights |
+/// | memory | 8 bytes an endpoint; 20 where weights differ |
 ///
 /// **Wins** where servers differ in speed, or one turns slow: it notices by the first slow answer, also
 /// with few calls under way, where [`LeastRequest`](crate::policy::LeastRequest) sees nothing.
@@ -94,10 +101,7 @@ impl Policy for PeakEwma {
     }
 
     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        Arc::new(PeakEwmaPicker {
-            candidates: candidates.clone(),
-            decay: self.rules.decay.into(),
-        })
+        Arc::new(ByLatency::new(candidates, &self.rules))
     }
 
     fn measures(&self) -> Measures {
@@ -105,54 +109,92 @@ impl Policy for PeakEwma {
     }
 }
 
+/// Of two at random, the one where a call costs less.
 #[derive(Debug)]
-struct PeakEwmaPicker {
+pub(super) struct ByLatency {
     candidates: Candidates,
+    /// If the weights differ.
+    weighted: Option<Weighted>,
     decay: Decay,
 }
 
-impl Picker for PeakEwmaPicker {
+impl ByLatency {
+    pub(super) fn new(candidates: &Candidates, rules: &LatencyRules) -> Self {
+        Self {
+            candidates: candidates.clone(),
+            weighted: Weighted::new(candidates.usable()),
+            decay: rules.decay.into(),
+        }
+    }
+
+    pub(super) fn is_weighted(&self) -> bool {
+        self.weighted.is_some()
+    }
+
+    /// The cheaper one of two, or any if neither can be used.
     #[inline]
-    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        cheaper_of_two(self.candidates.usable(), context, self.decay)
-            .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
+    pub(super) fn choose(&self, context: &mut PickContext<'_>) -> Option<&Candidate> {
+        let usable = &**self.candidates.usable();
+        match &self.weighted {
+            None => {
+                let now = context.now();
+                let cost = |c: &Candidate| self.cost(c, now, in_flight(c));
+                better_of_two(usable, context, |a, b| cost(a) < cost(b))
+                    .or_else(|| draw(usable, context))
+            }
+            Some(weighted) => self.choose_by_weight(usable, weighted, context),
+        }
+    }
+
+    fn choose_by_weight<'c>(
+        &self,
+        usable: &'c [Candidate],
+        weighted: &Weighted,
+        context: &mut PickContext<'_>,
+    ) -> Option<&'c Candidate> {
+        let now = context.now();
+        let a = weighted.index(context.rng());
+        let b = weighted.index(context.rng());
+        let cost = |index: usize| {
+            let candidate = &usable[index];
+            let in_flight = in_flight(candidate) / weighted.of_mean(index);
+            self.cost(candidate, now, in_flight)
+        };
+        better_of(&usable[a], &usable[b], context, || cost(b) < cost(a))
+            .or_else(|| weighted.draw(usable, context))
+    }
+
+    /// What one more call would cost there.
+    #[inline]
+    fn cost(&self, candidate: &Candidate, now: Moment, in_flight: f32) -> f32 {
+        let latency = candidate.subchannel().latency();
+        match latency.seconds(now, self.decay) {
+            Some(latency) => latency * (in_flight + 1.0),
+            None => UNKNOWN * in_flight,
+        }
     }
 }
 
-/// Of two at random, the one where a call costs less; any, if neither can be used.
 #[inline]
-pub(super) fn cheaper_of_two<'c>(
-    usable: &'c [Candidate],
-    context: &mut PickContext<'_>,
-    decay: Decay,
-) -> Option<&'c Candidate> {
-    let now = context.now();
-    better_of_two(usable, context, |a, b| {
-        cost(a, now, decay) < cost(b, now, decay)
-    })
-    .or_else(|| draw(usable, context))
+fn in_flight(candidate: &Candidate) -> f32 {
+    candidate.in_flight() as f32
 }
 
-/// What one more call would cost there.
-#[inline]
-fn cost(candidate: &Candidate, now: Moment, decay: Decay) -> f32 {
-    let in_flight = candidate.in_flight() as f32;
-    match candidate.subchannel().latency().seconds(now, decay) {
-        Some(latency) => latency * (in_flight + 1.0),
-        None => UNKNOWN * in_flight,
+impl Picker for ByLatency {
+    #[inline]
+    fn pick(&self, context: &mut PickContext<'_>) -> Pick {
+        self.choose(context)
+            .map_or(Pick::Nothing, |c| Pick::Endpoint(c.slot()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::endpoint::Endpoint;
     use crate::math::Rng;
     use crate::outcome::Outcome;
-    use crate::policy::testing::picked;
-
-    fn ms(ms: u64) -> Moment {
-        Moment::from_origin(Duration::from_millis(ms))
-    }
+    use crate::policy::testing::{at as ms, picked};
 
     struct Pair {
         candidates: Candidates,
@@ -162,7 +204,11 @@ mod tests {
 
     impl Pair {
         fn new(policy: PeakEwma) -> Self {
-            let candidates = Candidates::connected_for(["a", "b"], policy.measures());
+            Self::of(policy, ["a", "b"].map(Endpoint::new))
+        }
+
+        fn of(policy: PeakEwma, endpoints: [Endpoint; 2]) -> Self {
+            let candidates = Candidates::connected_for(endpoints, policy.measures());
             Self {
                 picker: policy.build(&candidates, None),
                 candidates,
@@ -178,11 +224,15 @@ mod tests {
             claim.finish_at(outcome, ms(at + took));
         }
 
+        fn pick(&mut self, at: u64) -> usize {
+            let context = PickContext::new(&mut self.rng).with_now(ms(at));
+            picked(&*self.picker, context)
+        }
+
         fn picks(&mut self, at: u64) -> [usize; 2] {
             let mut picks = [0; 2];
             for _ in 0..100 {
-                let context = PickContext::new(&mut self.rng).with_now(ms(at));
-                picks[picked(&*self.picker, context)] += 1;
+                picks[self.pick(at)] += 1;
             }
             picks
         }
@@ -271,6 +321,41 @@ mod tests {
         let claim = pair.candidates.all()[0].claim(false);
         assert_eq!(pair.picks(10), [0, 100], "once");
         drop(claim);
+    }
+
+    #[test]
+    fn a_fast_endpoint_gets_twice_its_part_by_weight_and_no_more() {
+        let policy = PeakEwma::default();
+        let endpoints = [
+            Endpoint::new("canary"),
+            Endpoint::new("stable").with_weight(99),
+        ];
+        let mut pair = Pair::of(policy, endpoints);
+        let mut share = |canary, stable| {
+            pair.call(0, 0, canary, Outcome::Success);
+            pair.call(1, 0, stable, Outcome::Success);
+            let picks = (0..50_000).filter(|_| pair.pick(1_000) == 0);
+            picks.count()
+        };
+        // 1 - 0.99^2 = 1.99 % of 50,000: standard deviation 31; six of them.
+        assert!(share(1, 900).abs_diff(995) < 187, "it is the faster one");
+        // 0.01^2 of 50,000.
+        assert!(share(2_000, 1) < 25, "it is the slower one");
+    }
+
+    #[test]
+    fn calls_under_way_count_by_weight() {
+        let endpoints = [Endpoint::new("a"), Endpoint::new("b").with_weight(3)];
+        let mut pair = Pair::of(PeakEwma::default(), endpoints);
+        pair.call(0, 0, 10, Outcome::Success);
+        pair.call(1, 0, 10, Outcome::Success);
+        let mut claims = Vec::new();
+        for _ in 0..400 {
+            let slot = pair.pick(10);
+            claims.push(pair.candidates.all()[slot].claim(false));
+        }
+        let held = pair.candidates.all()[0].in_flight();
+        assert!((95..=105).contains(&held), "a quarter of 400: {held}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub(super) fn weights(candidates: &[Candidate]) -> Option<Vec<f64>> {
 pub(super) struct Weighted {
     alias: Alias,
     weights: Box<[u32]>,
+    mean: f32,
 }
 
 impl Weighted {
@@ -34,8 +35,10 @@ impl Weighted {
         // In whole numbers, which can be compared exactly.
         let weights = weights(candidates)?;
         let weights: Box<[u32]> = weights.iter().map(|w| w.round() as u32).collect();
+        let total: u64 = weights.iter().copied().map(u64::from).sum();
         Some(Self {
             alias: Alias::new(&weights),
+            mean: total as f32 / weights.len() as f32,
             weights,
         })
     }
@@ -46,7 +49,13 @@ impl Weighted {
         u64::from(self.weights[index])
     }
 
-    /// The index of a candidate, usable or not.
+    /// The weight of the candidate at `index`, by the mean of all.
+    #[inline]
+    pub(super) fn of_mean(&self, index: usize) -> f32 {
+        self.weights[index] as f32 / self.mean
+    }
+
+    /// The index of a candidate, usable or not, in proportion to its weight.
     #[inline]
     pub(super) fn index(&self, rng: &mut Rng) -> usize {
         // There are at least two candidates, else there would be nothing to compare.

@@ -1,79 +1,8 @@
 use super::*;
-use crate::math::Rng;
-use crate::outcome::{LoadReport, Outcome};
-use crate::policy::{PeakEwma, ProbeRequests};
-
-fn at(ms: u64) -> Moment {
-    Moment::from_origin(Duration::from_millis(ms))
-}
-
-struct Fleet {
-    policy: Arc<dyn Policy>,
-    candidates: Candidates,
-    picker: Arc<dyn Picker>,
-    rng: Rng,
-}
-
-impl Fleet {
-    fn new(policy: Adaptive, count: usize) -> Self {
-        let policy: Arc<dyn Policy> = Arc::new(policy);
-        let endpoints = (0..count).map(|n| crate::endpoint::Endpoint::new(format!("e{n}")));
-        let rules = Arc::new(crate::health::Ejections::new(crate::health::Ejection::off()));
-        let all: Vec<Candidate> = (0_usize..)
-            .zip(endpoints)
-            .map(|(slot, endpoint)| {
-                let connection = slot as u64 + 1;
-                let id = endpoint.id().clone();
-                let subchannel = Subchannel::new(connection, id, rules.clone())
-                    .measuring(policy.measures())
-                    .reporting_to(policy.clone());
-                subchannel.connected(connection);
-                let state = crate::endpoint::ConnectivityState::Ready;
-                Candidate::new(slot, endpoint, Arc::new(subchannel), connection, state)
-            })
-            .collect();
-        let candidates = Candidates::new(all, false);
-        Self {
-            picker: policy.build(&candidates, None),
-            policy,
-            candidates,
-            rng: Rng::new(5),
-        }
-    }
-
-    fn rebuild(&mut self, now: Moment) {
-        let candidates = self.candidates.clone().with_now(now);
-        self.picker = self.policy.build(&candidates, Some(&*self.picker));
-    }
-
-    fn pick(&mut self, now: Moment) -> (usize, Vec<usize>) {
-        let mut probes = ProbeRequests::new();
-        let mut context = PickContext::new(&mut self.rng)
-            .with_now(now)
-            .with_probes(&mut probes);
-        match self.picker.pick(&mut context) {
-            Pick::Endpoint(slot) => (slot, probes.slots().collect()),
-            Pick::Nothing => panic!("all are usable, so one is picked"),
-        }
-    }
-
-    fn report(&self, slot: usize, in_flight: u32, latency: u64, now: Moment) {
-        let report = LoadReport::new()
-            .with_in_flight(in_flight)
-            .with_latency(Duration::from_millis(latency));
-        let endpoint = self.candidates.all()[slot].subchannel();
-        endpoint.reported(&report, ReportSource::Response, now);
-    }
-
-    /// How often each is picked, one call after the other.
-    fn counts(&mut self, now: Moment, calls: u32) -> Vec<u32> {
-        let mut counts = vec![0; self.candidates.all().len()];
-        for _ in 0..calls {
-            counts[self.pick(now).0] += 1;
-        }
-        counts
-    }
-}
+use crate::endpoint::Endpoint;
+use crate::outcome::Outcome;
+use crate::policy::PeakEwma;
+use crate::policy::testing::{Fleet, at};
 
 #[test]
 fn without_reports_it_picks_as_peak_ewma_does_and_asks_nobody() {
@@ -103,7 +32,7 @@ fn without_reports_it_picks_as_peak_ewma_does_and_asks_nobody() {
 fn once_nearly_all_report_it_goes_by_reports() {
     let mut fleet = Fleet::new(Adaptive::default(), 10);
     for slot in 0..8 {
-        fleet.report(slot, 5, 50, at(0));
+        fleet.says(slot, 5, 50, at(0));
     }
     fleet.rebuild(at(1));
     let counts = fleet.counts(at(1), 2_000);
@@ -112,8 +41,8 @@ fn once_nearly_all_report_it_goes_by_reports() {
         "two say nothing: {counts:?}"
     );
 
-    fleet.report(8, 0, 1, at(2));
-    fleet.report(9, 0, 2, at(2));
+    fleet.says(8, 0, 1, at(2));
+    fleet.says(9, 0, 2, at(2));
     fleet.rebuild(at(3));
     let (first, probes) = fleet.pick(at(3));
     assert_eq!(first, 8, "it said that it is idle and fast");
@@ -123,8 +52,8 @@ fn once_nearly_all_report_it_goes_by_reports() {
 #[test]
 fn a_few_that_report_do_not_get_all_the_calls() {
     let mut fleet = Fleet::new(Adaptive::default(), 10);
-    fleet.report(0, 0, 0, at(0));
-    fleet.report(1, 0, 0, at(0));
+    fleet.says(0, 0, 0, at(0));
+    fleet.says(1, 0, 0, at(0));
     fleet.rebuild(at(1));
     let counts = fleet.counts(at(1), 10_000);
     // All cost the same. Standard deviation 30; six of them.
@@ -138,7 +67,7 @@ fn a_few_that_report_do_not_get_all_the_calls() {
 fn those_that_report_are_asked_so_that_the_rest_may_be_heard() {
     let mut fleet = Fleet::new(Adaptive::default(), 10);
     assert!(fleet.pick(at(0)).1.is_empty(), "nobody was heard");
-    fleet.report(0, 0, 0, at(0));
+    fleet.says(0, 0, 0, at(0));
     let asked: usize = (0..100).map(|_| fleet.pick(at(1)).1.len()).sum();
     assert_eq!(asked, 100, "one a call");
     assert!(fleet.pick(at(10_001)).1.is_empty(), "the report is too old");
@@ -148,7 +77,7 @@ fn those_that_report_are_asked_so_that_the_rest_may_be_heard() {
 fn it_goes_back_when_reports_stop() {
     let mut fleet = Fleet::new(Adaptive::default(), 10);
     for slot in 0..10 {
-        fleet.report(slot, 3, if slot == 9 { 1 } else { 50 }, at(0));
+        fleet.says(slot, 3, if slot == 9 { 1 } else { 50 }, at(0));
     }
     fleet.rebuild(at(1));
     assert_eq!(fleet.pick(at(1)).0, 9, "the fastest by its own word");
@@ -163,7 +92,7 @@ fn it_goes_back_when_reports_stop() {
 fn a_small_fleet_has_no_pool() {
     let mut fleet = Fleet::new(Adaptive::default(), 5);
     for slot in 0..5 {
-        fleet.report(slot, 9, if slot == 0 { 1 } else { 50 }, at(0));
+        fleet.says(slot, 9, if slot == 0 { 1 } else { 50 }, at(0));
     }
     fleet.rebuild(at(1));
     let counts = fleet.counts(at(1), 10_000);
@@ -171,6 +100,20 @@ fn a_small_fleet_has_no_pool() {
         counts.iter().all(|&n| n.abs_diff(2_000) < 240),
         "{counts:?}"
     );
+    assert!(fleet.pick(at(1)).1.is_empty(), "and nobody is asked");
+}
+
+#[test]
+fn where_weights_differ_no_report_overrules_them() {
+    let endpoints = (0..10).map(|n| Endpoint::new(format!("e{n}")).with_weight(1 + 98 * (n % 2)));
+    let mut fleet = Fleet::of(endpoints, Adaptive::default());
+    for slot in 0..10 {
+        fleet.says(slot, 0, if slot == 0 { 1 } else { 50 }, at(0));
+    }
+    fleet.rebuild(at(1));
+    let counts = fleet.counts(at(1), 50_000);
+    // 100 of 50,000 by weight: standard deviation 10; six of them.
+    assert!(counts[0].abs_diff(100) < 60, "e0 has weight 1: {counts:?}");
     assert!(fleet.pick(at(1)).1.is_empty(), "and nobody is asked");
 }
 

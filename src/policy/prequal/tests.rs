@@ -1,55 +1,7 @@
 use super::*;
-use crate::math::{Moment, Rng};
+
 use crate::outcome::{LoadReport, Outcome};
-use crate::policy::ProbeRequests;
-use crate::policy::testing::pick;
-
-fn at(ms: u64) -> Moment {
-    Moment::from_origin(Duration::from_millis(ms))
-}
-
-/// A client of servers that answer probes at once.
-struct Fleet {
-    policy: Prequal,
-    candidates: Candidates,
-    picker: Arc<dyn Picker>,
-    rng: Rng,
-}
-
-impl Fleet {
-    fn new(policy: Prequal, count: usize) -> Self {
-        let names = (0..count).map(|n| format!("e{n}"));
-        let candidates = Candidates::connected_for(names, policy.measures());
-        Self {
-            picker: policy.build(&candidates, None),
-            policy,
-            candidates,
-            rng: Rng::new(5),
-        }
-    }
-
-    /// Picks, and says whom to ask.
-    fn pick(&mut self, now: Moment) -> (usize, Vec<usize>) {
-        let mut probes = ProbeRequests::new();
-        let mut context = PickContext::new(&mut self.rng)
-            .with_now(now)
-            .with_probes(&mut probes);
-        match self.picker.pick(&mut context) {
-            Pick::Endpoint(slot) => (slot, probes.slots().collect()),
-            Pick::Nothing => panic!("all are usable, so one is picked"),
-        }
-    }
-
-    fn answer(&self, slot: usize, in_flight: u32, latency: u64, now: Moment) {
-        let queue = ServerQueue {
-            in_flight,
-            latency: Duration::from_millis(latency),
-            at: now,
-        };
-        let endpoint = self.candidates.all()[slot].subchannel();
-        self.policy.reported(endpoint, queue, ReportSource::Probe);
-    }
-}
+use crate::policy::testing::{Fleet, at, pick};
 
 #[test]
 fn as_many_are_asked_as_the_rate_says_and_none_twice_with_a_call() {
@@ -112,7 +64,7 @@ fn calls_go_to_idle_and_fast_servers() {
                 probe if probe % 2 == 1 => (1, 50),
                 _ => (1, 5),
             };
-            fleet.answer(probe, in_flight, latency, now);
+            fleet.says(probe, in_flight, latency, now);
         }
     }
     assert!(
@@ -158,7 +110,7 @@ fn share_of_failing(policy: Prequal) -> f64 {
         });
         for probe in probes {
             let (in_flight, latency) = if probe < 2 { (0, 0) } else { (3, 20) };
-            fleet.answer(probe, in_flight, latency, now);
+            fleet.says(probe, in_flight, latency, now);
         }
     }
     failing as f64 / CALLS as f64
@@ -185,7 +137,7 @@ fn one_that_works_again_is_called_again() {
         let (slot, probes) = fleet.pick(at(call));
         calls += u32::from(slot == 0);
         for probe in probes {
-            fleet.answer(probe, 0, u64::from(probe == 1), at(call));
+            fleet.says(probe, 0, u64::from(probe == 1), at(call));
         }
     }
     // Believed 1 time in 512, at most twice a call.
