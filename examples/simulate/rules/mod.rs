@@ -2,8 +2,9 @@
 //!
 //! A new policy is one line in [`ALL`].
 
+mod least_loaded;
 mod limits;
-mod pool;
+mod linear;
 mod yarp;
 
 use std::fmt;
@@ -17,7 +18,8 @@ use evenkeel::policy::{
 
 use crate::engine::gauge::Gauge;
 use crate::scenario::Scenario;
-use pool::Pooled;
+use least_loaded::LeastLoaded;
+use linear::Linear;
 
 /// One way to balance.
 pub struct Rule {
@@ -89,8 +91,8 @@ pub const ALL: &[Rule] = &[
     Rule { name: "maglev_bounded", standard: false, about: "by a random key, at most 1.25 times its share", make: |_| Contestant::of(Maglev::default().with_bounded_load(BoundedLoad::default())) },
     Rule { name: "rendezvous", standard: false, about: "by a random key", make: |_| Contestant::of(Rendezvous::default()) },
     Rule { name: "yarp", standard: true, about: "fewer calls at the server as of the last poll (500 ms), of two", make: |_| yarp::contestant() },
-    Rule { name: "linear", standard: true, about: "half latency, half requests, over a pool of answers to probes", make: |scenario| Contestant::of(Pooled::linear(scenario)) },
-    Rule { name: "c3_pool", standard: false, about: "C3's score over such a pool", make: |scenario| Contestant::of(Pooled::c3(scenario)) },
+    Rule { name: "least_loaded", standard: false, about: "fewest calls of this client, of all; of equals the first in an order of the client's own", make: |_| Contestant::of(LeastLoaded) },
+    Rule { name: "linear", standard: true, about: "half latency, half requests, over a pool of answers to probes", make: |scenario| Contestant::of(Linear::new(scenario)) },
     Rule { name: limits::SHORTEST_QUEUE, standard: true, about: "limit: fewest calls of all clients, as of now, of all", make: |_| Contestant::of(limits::ShortestQueue) },
     Rule { name: limits::OMNISCIENT, standard: true, about: "limit: as that, and knows each server's cores, speed and faults", make: |_| Contestant::of(limits::Omniscient) },
 ];

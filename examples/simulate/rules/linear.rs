@@ -1,5 +1,5 @@
-//! Rules that go by a pool of answers to probes, as Prequal's authors ran them beside Prequal (NSDI '24,
-//! section 5): what differs is only how an answer is scored.
+//! "Linear", which Prequal's authors ran beside Prequal (NSDI '24, section 5): a pool of answers to probes
+//! that are scored by half latency, half requests.
 //!
 //! Of each query three servers drawn at random are asked. A pool holds the last 16 answers, each for a
 //! second at most; the one of least score is taken, and counts as one request more from then on. Per
@@ -31,22 +31,13 @@ const GAIN: f64 = 1.0;
 /// Where the formula finds no bound.
 const MOST_USES: f64 = 16.0;
 
-/// A rule by how it scores.
+/// Half latency, half requests in the time that one takes alone. The authors took the median that they had
+/// measured with one request under way, 75 ms; here it is the mean work of a call, 86 ms in that testbed.
 #[derive(Debug, Clone)]
-pub(super) struct Pooled {
-    score: Score,
+pub(super) struct Linear {
+    /// In seconds.
+    alone: f64,
     pool: Arc<Mutex<Pool>>,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Score {
-    /// Half latency, half requests in the time that one takes alone: Prequal's "Linear". It took the median
-    /// that it had measured with one request under way, 75 ms; here it is the mean work of a call, 86 ms in
-    /// that testbed.
-    Linear { alone: f64 },
-    /// C3 (Suresh et al., NSDI '15) with so many clients. What a client sees of the latency beyond what
-    /// the server says is the network here, the same to all servers, and is left out.
-    C3 { clients: f64 },
 }
 
 #[derive(Debug, Default)]
@@ -66,20 +57,10 @@ struct Answer {
     uses: f64,
 }
 
-impl Pooled {
-    pub(super) fn linear(scenario: &Scenario) -> Self {
-        let alone = scenario.work.mean();
-        Self::new(Score::Linear { alone })
-    }
-
-    pub(super) fn c3(scenario: &Scenario) -> Self {
-        let clients = scenario.clients as f64;
-        Self::new(Score::C3 { clients })
-    }
-
-    fn new(score: Score) -> Self {
+impl Linear {
+    pub(super) fn new(scenario: &Scenario) -> Self {
         Self {
-            score,
+            alone: scenario.work.mean(),
             pool: Arc::default(),
         }
     }
@@ -87,26 +68,16 @@ impl Pooled {
     fn pool(&self) -> MutexGuard<'_, Pool> {
         self.pool.lock().expect("nobody panics with it")
     }
-}
 
-impl Score {
-    /// Of a server that gave this answer, for a client that has `own` calls there. The least is best.
-    fn of(self, answer: &Answer, own: f64) -> f64 {
-        match self {
-            Self::Linear { alone } => 0.5 * answer.latency + 0.5 * alone * answer.in_flight,
-            Self::C3 { clients } => {
-                (1.0 + own * clients + answer.in_flight).powi(3) * answer.latency
-            }
-        }
+    /// Of a server that gave this answer. The least is best.
+    fn score(&self, answer: &Answer) -> f64 {
+        0.5 * answer.latency + 0.5 * self.alone * answer.in_flight
     }
 }
 
-impl Policy for Pooled {
+impl Policy for Linear {
     fn name(&self) -> &'static str {
-        match self.score {
-            Score::Linear { .. } => "linear",
-            Score::C3 { .. } => "c3_pool",
-        }
+        "linear"
     }
 
     fn build(&self, candidates: &Candidates, _: Option<&dyn Picker>) -> Arc<dyn Picker> {
@@ -121,7 +92,7 @@ impl Policy for Pooled {
             .map(|(index, candidate)| (candidate.subchannel().key(), index))
             .collect();
         keys.sort_unstable();
-        Arc::new(PooledPicker {
+        Arc::new(LinearPicker {
             rule: self.clone(),
             candidates: candidates.clone(),
             keys,
@@ -154,15 +125,15 @@ impl Policy for Pooled {
 }
 
 #[derive(Debug)]
-struct PooledPicker {
-    rule: Pooled,
+struct LinearPicker {
+    rule: Linear,
     candidates: Candidates,
     /// The usable ones by their keys, with their indices.
     keys: Vec<(u64, usize)>,
     uses: f64,
 }
 
-impl Picker for PooledPicker {
+impl Picker for LinearPicker {
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
         let usable = &**self.candidates.usable();
         self.ask(usable, context);
@@ -197,7 +168,7 @@ impl Picker for PooledPicker {
     }
 }
 
-impl PooledPicker {
+impl LinearPicker {
     /// Names three different ones.
     fn ask(&self, usable: &[Candidate], context: &mut PickContext<'_>) {
         let mut asked = [usize::MAX; PROBES];
@@ -219,17 +190,12 @@ impl PooledPicker {
         Some(&self.candidates.usable()[index])
     }
 
-    fn score(&self, answer: &Answer, candidate: &Candidate) -> f64 {
-        let own = f64::from(candidate.in_flight());
-        self.rule.score.of(answer, own)
-    }
-
     /// The one of least score that can be used.
     fn best(&self, pool: &Pool, can: impl Fn(&Candidate) -> bool) -> Option<(usize, &Candidate)> {
         let answers = pool.answers.iter().enumerate();
         answers
             .filter_map(|(index, a)| Some((index, a, self.candidate(a).filter(|c| can(c))?)))
-            .min_by(|(_, a, c), (_, b, d)| self.score(a, c).total_cmp(&self.score(b, d)))
+            .min_by(|(_, a, _), (_, b, _)| self.rule.score(a).total_cmp(&self.rule.score(b)))
             .map(|(index, _, candidate)| (index, candidate))
     }
 
@@ -244,7 +210,7 @@ impl PooledPicker {
         } else {
             let score = |a: &Answer| {
                 self.candidate(a)
-                    .map_or(f64::INFINITY, |candidate| self.score(a, candidate))
+                    .map_or(f64::INFINITY, |_| self.rule.score(a))
             };
             let answers = pool.answers.iter().enumerate();
             let worst = answers.max_by(|(_, a), (_, b)| score(a).total_cmp(&score(b)));
