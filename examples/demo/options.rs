@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::{Parser, ValueEnum, value_parser};
 use evenkeel::grpc::Builder;
 use evenkeel::policy::{
-    HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Random, Rendezvous,
-    RingHash, RoundRobin,
+    Adaptive, C3, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
+    Prequal, Random, Rendezvous, RingHash, RoundRobin,
 };
 
 /// Balances real gRPC calls over real servers, breaks the servers, and shows what happens.
@@ -67,13 +67,20 @@ impl Options {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "snake_case")]
 pub(crate) enum PolicyName {
-    /// Of two endpoints drawn at random, the one with fewer calls under way
+    /// Of two endpoints drawn at random, the one where a call would take less time; by what the
+    /// servers report where there are six and more
     #[default]
+    Adaptive,
+    /// Of two endpoints drawn at random, the one with fewer calls under way
     LeastRequest,
     /// Of all endpoints, the one with the fewest calls under way
     LeastRequestFull,
     /// Of two endpoints drawn at random, the one where a call would take less time
     PeakEwma,
+    /// Of all endpoints, the one of the least score by its latency and load
+    C3,
+    /// By the servers' answers to three probes a call
+    Prequal,
     /// One after the other
     RoundRobin,
     /// In turn, by the load that the servers report
@@ -94,9 +101,12 @@ impl PolicyName {
     /// Makes it the policy of the channel.
     pub(crate) fn apply(self, builder: Builder) -> Builder {
         match self {
+            Self::Adaptive => builder.policy(Adaptive::default()),
             Self::LeastRequest => builder.policy(LeastRequest::default()),
             Self::LeastRequestFull => builder.policy(LeastRequest::full_scan()),
             Self::PeakEwma => builder.policy(PeakEwma::default()),
+            Self::C3 => builder.policy(C3::default()),
+            Self::Prequal => builder.policy(Prequal::default()),
             Self::RoundRobin => builder.policy(RoundRobin::default()),
             Self::WeightedRoundRobin => builder.policy(OrcaWeightedRoundRobin::default()),
             Self::Random => builder.policy(Random::default()),
@@ -117,9 +127,12 @@ impl PolicyName {
     /// How many callers there are.
     fn callers(self) -> Option<u32> {
         match self {
-            Self::LeastRequest
+            Self::Adaptive
+            | Self::LeastRequest
             | Self::LeastRequestFull
             | Self::PeakEwma
+            | Self::C3
+            | Self::Prequal
             | Self::RoundRobin
             | Self::WeightedRoundRobin
             | Self::Random => None,

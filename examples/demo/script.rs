@@ -58,6 +58,7 @@ impl Stage {
 fn start(number: usize) -> TestServer {
     TestServer::builder(format!("server-{number}"), Behaviour::after(DELAY))
         .own_thread()
+        .reports_load()
         .start()
 }
 

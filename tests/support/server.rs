@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use evenkeel::server::LoadReportLayer;
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
@@ -38,6 +39,7 @@ pub struct Builder {
     unix: Option<PathBuf>,
     own_thread: bool,
     max_streams: u32,
+    reports_load: bool,
     routes: Routes,
 }
 
@@ -64,6 +66,12 @@ impl Builder {
     /// How many calls a connection may carry at once. Default: 200, as hyper's.
     pub fn max_concurrent_streams(mut self, streams: u32) -> Self {
         self.max_streams = streams;
+        self
+    }
+
+    /// Reports its load with each answer, and answers probes.
+    pub fn reports_load(mut self) -> Self {
+        self.reports_load = true;
         self
     }
 
@@ -103,6 +111,11 @@ impl Builder {
         let control = Control::new(self.name, self.behaviour);
         let counts = Arc::new(Counts::default());
         let handler = Handler::new(control.clone(), Arc::clone(&counts));
+        let mut routes = self.routes.add_service(DemoServer::new(handler)).prepare();
+        if self.reports_load {
+            let layer = LoadReportLayer::new();
+            routes = Routes::from(routes.into_axum_router().layer(layer));
+        }
         let server = TestServer {
             control,
             address: match self.unix {
@@ -110,7 +123,7 @@ impl Builder {
                 None => Address::Tcp(RefusedPort::reserve()),
             },
             site: Arc::new(Site {
-                routes: self.routes.add_service(DemoServer::new(handler)).prepare(),
+                routes,
                 tls: self.tls.map(|tls| TlsAcceptor::from(tls.0)),
                 max_streams: self.max_streams,
                 counts,
@@ -161,6 +174,7 @@ impl TestServer {
             unix: None,
             own_thread: false,
             max_streams: 200,
+            reports_load: false,
             routes: Routes::default(),
         }
     }

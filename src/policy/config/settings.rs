@@ -25,6 +25,18 @@ macro_rules! settings {
     };
 }
 
+/// Sets what all policies that hash by sources have.
+macro_rules! hashing {
+    ($settings:expr, $policy:expr) => {{
+        let policy = set($policy, sources(&$settings.sources)?, |policy, sources| {
+            Ok(policy.with_sources(sources))
+        })?;
+        set(policy, bound($settings.bounded_load)?, |policy, bound| {
+            Ok(policy.with_bounded_load(bound))
+        })
+    }};
+}
+
 settings! {
     /// Of a policy that has none.
     NoSettings {}
@@ -241,14 +253,7 @@ impl RingHashConfig {
         };
         let policy = RingHash::default();
         let policy = set(policy, size, |p, (min, max)| p.with_ring_size(min, max))?;
-        let policy = set(
-            policy,
-            sources(&self.sources)?,
-            |p, s| Ok(p.with_sources(s)),
-        )?;
-        set(policy, bound(self.bounded_load)?, |p, bound| {
-            Ok(p.with_bounded_load(bound))
-        })
+        hashing!(self, policy)
     }
 }
 
@@ -256,27 +261,13 @@ impl MaglevConfig {
     pub(super) fn build(&self) -> Result<Maglev, Error> {
         let policy = Maglev::default();
         let policy = set(policy, self.table_size, |p, size| p.with_table_size(size))?;
-        let policy = set(
-            policy,
-            sources(&self.sources)?,
-            |p, s| Ok(p.with_sources(s)),
-        )?;
-        set(policy, bound(self.bounded_load)?, |p, bound| {
-            Ok(p.with_bounded_load(bound))
-        })
+        hashing!(self, policy)
     }
 }
 
 impl RendezvousConfig {
     pub(super) fn build(&self) -> Result<Rendezvous, Error> {
-        let policy = set(
-            Rendezvous::default(),
-            sources(&self.sources)?,
-            |p, sources| Ok(p.with_sources(sources)),
-        )?;
-        set(policy, bound(self.bounded_load)?, |p, bound| {
-            Ok(p.with_bounded_load(bound))
-        })
+        hashing!(self, Rendezvous::default())
     }
 }
 
