@@ -8,20 +8,27 @@
 //! All arms run in turn, round after round, so that whatever else the machine does falls on all of
 //! them. A cell is the median of the rounds, with the least and the greatest. A pick is timed with
 //! nothing under way, on one thread; policies that hash are given the hash. *loop* is the loop
-//! with a draw from the generator in place of a pick, to be subtracted by who wants to.
+//! with a draw from the generator in place of a pick, to be subtracted by who wants to. Policies that go by
+//! servers' answers hear as many for each pick as they ask for, and one that comes with a response: what
+//! hearing them costs is in the cell.
 
 use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use evenkeel::Endpoint;
+use evenkeel::load::ReportSource;
 use evenkeel::math::{Moment, Rng};
-use evenkeel::outcome::Outcome;
+use evenkeel::outcome::{LoadReport, Outcome};
 use evenkeel::policy::{
-    BoundedLoad, Candidates, IpHash, LeastRequest, Maglev, PeakEwma, Pick, PickContext, Picker,
-    Policy, Random, Rendezvous, RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
+    Adaptive, BoundedLoad, C3, Candidates, IpHash, LeastRequest, Maglev, PeakEwma, Pick,
+    PickContext, Picker, Policy, Prequal, ProbeRequests, Random, Rendezvous, RingHash, RoundRobin,
+    WeightedRandom, WeightedRoundRobin,
 };
 use rustix::time::{ClockId, clock_gettime};
+
+/// When all picks are.
+const NOW: Moment = Moment::from_nanos(1_000_000);
 
 struct Arm {
     name: &'static str,
@@ -32,6 +39,8 @@ struct Arm {
     target: Option<f64>,
     /// Policies that look at all endpoints get fewer picks.
     linear: bool,
+    /// How many answers come in for each pick.
+    answers: u32,
     picks: Vec<f64>,
     builds: Vec<f64>,
 }
@@ -69,6 +78,7 @@ impl Arm {
             candidates,
             target: None,
             linear: false,
+            answers: 0,
             picks: Vec::new(),
             builds: Vec::new(),
         }
@@ -77,6 +87,28 @@ impl Arm {
     fn at_most(mut self, nanos: f64) -> Self {
         self.target = Some(nanos);
         self
+    }
+
+    /// All servers have reported, and so many more answers come with each pick.
+    fn hearing(mut self, answers: u32) -> Self {
+        self.answers = answers;
+        for slot in 0..self.candidates.all().len() {
+            self.hear(slot);
+        }
+        let candidates = self.candidates.clone().with_now(NOW);
+        self.picker = self.policy.build(&candidates, None);
+        self
+    }
+
+    fn hear(&self, slot: usize) {
+        let report = LoadReport::new()
+            .with_in_flight(slot as u32 % 7)
+            .with_latency(Duration::from_micros(500 + slot as u64 % 100));
+        let endpoint = self.candidates.all()[slot].subchannel();
+        endpoint.reported(&report, ReportSource::Probe, NOW);
+        if let Some(queue) = endpoint.reports().queue() {
+            self.policy.reported(endpoint, queue, ReportSource::Probe);
+        }
     }
 
     fn linear(mut self) -> Self {
@@ -107,6 +139,10 @@ fn arms(n: usize) -> Vec<Arm> {
         Arm::new("least of four", four, n, false),
         Arm::new("least of all", LeastRequest::full_scan(), n, false).linear(),
         Arm::new("peak EWMA", PeakEwma::default(), n, false).at_most(small),
+        Arm::new("C3", C3::default(), n, false).hearing(0).linear(),
+        Arm::new("Prequal, 3 answers", Prequal::default(), n, false).hearing(3),
+        Arm::new("adaptive", Adaptive::default(), n, false).at_most(small),
+        Arm::new("adaptive, 2 answers", Adaptive::default(), n, false).hearing(2),
         Arm::new("IP hash", IpHash::default(), n, false).at_most(ring),
         Arm::new("ring hash", RingHash::default(), n, false).at_most(ring),
         Arm::new("Maglev", Maglev::default(), n, false).at_most(15.0),
@@ -126,10 +162,17 @@ fn timed(count: u32, mut work: impl FnMut()) -> f64 {
 
 fn pick(arm: &Arm, rng: &mut Rng) -> Pick {
     let hash = rng.next_u64();
-    let mut context = PickContext::new(rng)
-        .with_hash(Some(hash))
-        .with_now(Moment::from_nanos(1_000_000));
-    arm.picker.pick(&mut context)
+    for _ in 0..arm.answers {
+        arm.hear(rng.below(arm.candidates.all().len()));
+    }
+    let mut probes = ProbeRequests::new();
+    let mut context = PickContext::new(rng).with_hash(Some(hash)).with_now(NOW);
+    if arm.answers > 0 {
+        context = context.with_probes(&mut probes);
+    }
+    let pick = arm.picker.pick(&mut context);
+    black_box(&probes);
+    pick
 }
 
 /// The median, the least and the greatest.

@@ -7,9 +7,11 @@ use evenkeel::discovery::{Handle, Updates};
 use evenkeel::grpc::{Builder, Channel};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
+use evenkeel::server::LoadReportLayer;
 use evenkeel::{Endpoint, EndpointId, Error};
 use tokio::time::Instant;
 use tonic::Code;
+use tonic::service::Routes;
 
 use crate::calls::DEADLINE;
 use crate::ledger::Ledger;
@@ -58,8 +60,13 @@ impl Stage {
 fn start(number: usize) -> TestServer {
     TestServer::builder(format!("server-{number}"), Behaviour::after(DELAY))
         .own_thread()
-        .reports_load()
+        .wrap(report_load)
         .start()
+}
+
+/// So that policies which go by reports have some.
+fn report_load(routes: Routes) -> Routes {
+    Routes::from(routes.into_axum_router().layer(LoadReportLayer::new()))
 }
 
 fn endpoint(server: &TestServer) -> Endpoint {

@@ -4,7 +4,11 @@
 //! Nothing is wrong with a row that is half one answer and half the next, since each half was true a
 //! moment ago; and a row names an endpoint by its key, which the picker looks up among its own.
 
+mod rules;
+
 use std::time::Duration;
+
+pub(crate) use rules::{PoolRules, PoolSize};
 
 use crate::load::ServerQueue;
 use crate::math::Moment;
@@ -19,56 +23,6 @@ const REFUSALS: usize = 4;
 /// In place of an endpoint: nobody, or a row that is being written.
 const EMPTY: u64 = 0;
 const WRITING: u64 = u64::MAX;
-
-/// How a pool is kept.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct PoolRules {
-    /// How many answers there are at most.
-    pub(crate) size: PoolSize,
-    /// How long one counts.
-    pub(crate) max_age: Duration,
-    /// An endpoint is hot if it has more requests under way than this part of the last answers.
-    pub(crate) hot_quantile: f64,
-    /// Probes a call.
-    pub(crate) probe_rate: f64,
-    /// Answers that come with a call in other ways.
-    pub(crate) report_rate: f64,
-    /// Answers that are dropped with each call.
-    pub(crate) remove_rate: f64,
-    /// How much faster answers come in than they are used up: the δ of the reuse formula.
-    pub(crate) delta: f64,
-    /// How often an answer is used at most.
-    pub(crate) max_uses: u32,
-    /// Only the newest answer of an endpoint is kept.
-    pub(crate) one_per_endpoint: bool,
-}
-
-/// How many answers a pool holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum PoolSize {
-    /// So many, whatever the number of endpoints.
-    Fixed(usize),
-    /// One for three endpoints, but 2 to 16.
-    Third,
-}
-
-impl PoolSize {
-    const MOST_OF_THIRD: usize = 16;
-
-    fn of(self, endpoints: usize) -> usize {
-        match self {
-            Self::Fixed(size) => size,
-            Self::Third => endpoints.div_ceil(3).clamp(2, Self::MOST_OF_THIRD),
-        }
-    }
-
-    fn most(self) -> usize {
-        match self {
-            Self::Fixed(size) => size,
-            Self::Third => Self::MOST_OF_THIRD,
-        }
-    }
-}
 
 /// The pool.
 #[derive(Debug)]
@@ -195,10 +149,12 @@ impl ProbePool {
         if taken.is_err() {
             return;
         }
-        let latency = queue.latency.as_secs_f32().to_bits();
-        let load = u64::from(queue.in_flight.min(u32::MAX / 2)) << 32 | u64::from(latency);
+        let load = Load {
+            in_flight: queue.in_flight.min(u32::MAX / 2),
+            latency: queue.latency.as_secs_f32(),
+        };
         row.at.store(at, Ordering::Relaxed);
-        row.load.store(load, Ordering::Relaxed);
+        row.load.store(load.pack(), Ordering::Relaxed);
         row.uses_left
             .store((uses.end - uses.start) as u32, Ordering::Relaxed);
         row.who.store(key, Ordering::Release);
@@ -254,7 +210,7 @@ impl ProbePool {
             let best = survey.best()?;
             accepted = accept(best.who);
             if accepted.is_some() {
-                self.rows[best.row].use_once(best.who);
+                self.rows[best.row].use_once(best.who, self.rules.latency_grows);
                 break;
             }
             self.rows[best.row].clear(best.who);
@@ -303,17 +259,36 @@ impl ProbePool {
     }
 }
 
-impl PoolRules {
-    /// How often an answer is to be used: as often as it takes that they come in a little faster than they
-    /// go. Too few of them: as often as they may be.
-    fn uses(&self, size: usize, endpoints: usize) -> f64 {
-        let most = f64::from(self.max_uses);
-        let not_in_pool = 1.0 - size as f64 / endpoints.max(1) as f64;
-        let spare = not_in_pool * (self.probe_rate + self.report_rate) - self.remove_rate;
-        if spare > 0.0 {
-            ((1.0 + self.delta) / spare).clamp(1.0, most)
-        } else {
-            most
+/// What an answer said, as a row holds it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Load {
+    in_flight: u32,
+    /// In seconds.
+    latency: f32,
+}
+
+impl Load {
+    #[inline]
+    fn pack(self) -> u64 {
+        u64::from(self.in_flight) << 32 | u64::from(self.latency.to_bits())
+    }
+
+    #[inline]
+    fn unpack(packed: u64) -> Self {
+        Self {
+            in_flight: (packed >> 32) as u32,
+            latency: f32::from_bits(packed as u32),
+        }
+    }
+
+    /// With one call more.
+    #[inline]
+    fn and_one(self, latency_grows: bool) -> Self {
+        let in_flight = self.in_flight.saturating_add(1);
+        let growth = (in_flight as f32 + 1.0) / (self.in_flight as f32 + 1.0);
+        Self {
+            in_flight,
+            latency: self.latency * if latency_grows { growth } else { 1.0 },
         }
     }
 }
@@ -325,20 +300,23 @@ impl Row {
         if who == EMPTY || who == WRITING {
             return None;
         }
-        let load = self.load.load(Ordering::Relaxed);
+        let Load { in_flight, latency } = Load::unpack(self.load.load(Ordering::Relaxed));
         Some(Answer {
             row: number,
             who,
             at: self.at.load(Ordering::Relaxed),
-            in_flight: (load >> 32) as u32,
-            latency: f32::from_bits(load as u32),
+            in_flight,
+            latency,
         })
     }
 
     /// A call goes there: one more under way, and one use less.
     #[inline]
-    fn use_once(&self, who: u64) {
-        self.load.fetch_add(1 << 32, Ordering::Relaxed);
+    fn use_once(&self, who: u64, latency_grows: bool) {
+        let add = |load| Some(Load::unpack(load).and_one(latency_grows).pack());
+        let _ = self
+            .load
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
         // Two calls at the same moment may both have the last use; the count must not wrap around.
         let left = self.uses_left.load(Ordering::Relaxed);
         self.uses_left

@@ -27,7 +27,8 @@ const MOST: f64 = 0.9;
 /// requests under way within ten seconds, and there are at least six of them, it goes by a pool of the
 /// servers' own answers, in a form of [`Prequal`](crate::policy::Prequal) that is safe on small fleets:
 /// the pool holds a third of the endpoints, 2 to 16, and the newest answer of each; a server is hot if it
-/// has more under way than half of the last answers; answers come with every response, and one probe is
+/// has more under way than half of the last answers; a call that goes by an answer makes its latency longer as
+/// it makes the queue longer; answers come with every response, and one probe is
 /// sent with each call. It goes back to two choices when reports stop, and for a call that finds too few answers.
 ///
 /// # What servers must do
@@ -100,6 +101,7 @@ fn pool(probe_rate: f64) -> Arc<ProbePool> {
         remove_rate: 0.5,
         delta: 1.0,
         max_uses: 16,
+        latency_grows: true,
         one_per_endpoint: true,
     }))
 }

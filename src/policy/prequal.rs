@@ -79,6 +79,7 @@ impl Default for Prequal {
                 remove_rate: 1.0,
                 delta: 1.0,
                 max_uses: 16,
+                latency_grows: false,
                 one_per_endpoint: false,
             },
             ProbeRules {

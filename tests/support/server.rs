@@ -12,7 +12,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use evenkeel::server::LoadReportLayer;
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixListener;
@@ -39,7 +38,7 @@ pub struct Builder {
     unix: Option<PathBuf>,
     own_thread: bool,
     max_streams: u32,
-    reports_load: bool,
+    wrap: fn(Routes) -> Routes,
     routes: Routes,
 }
 
@@ -69,9 +68,9 @@ impl Builder {
         self
     }
 
-    /// Reports its load with each answer, and answers probes.
-    pub fn reports_load(mut self) -> Self {
-        self.reports_load = true;
+    /// Puts something around all its services.
+    pub fn wrap(mut self, wrap: fn(Routes) -> Routes) -> Self {
+        self.wrap = wrap;
         self
     }
 
@@ -111,11 +110,7 @@ impl Builder {
         let control = Control::new(self.name, self.behaviour);
         let counts = Arc::new(Counts::default());
         let handler = Handler::new(control.clone(), Arc::clone(&counts));
-        let mut routes = self.routes.add_service(DemoServer::new(handler)).prepare();
-        if self.reports_load {
-            let layer = LoadReportLayer::new();
-            routes = Routes::from(routes.into_axum_router().layer(layer));
-        }
+        let routes = self.routes.add_service(DemoServer::new(handler)).prepare();
         let server = TestServer {
             control,
             address: match self.unix {
@@ -123,7 +118,7 @@ impl Builder {
                 None => Address::Tcp(RefusedPort::reserve()),
             },
             site: Arc::new(Site {
-                routes,
+                routes: (self.wrap)(routes),
                 tls: self.tls.map(|tls| TlsAcceptor::from(tls.0)),
                 max_streams: self.max_streams,
                 counts,
@@ -174,7 +169,7 @@ impl TestServer {
             unix: None,
             own_thread: false,
             max_streams: 200,
-            reports_load: false,
+            wrap: |routes| routes,
             routes: Routes::default(),
         }
     }

@@ -15,6 +15,7 @@ const RULES: PoolRules = PoolRules {
     // So large that each is used as often as it may be.
     delta: 100.0,
     max_uses: 16,
+    latency_grows: false,
     one_per_endpoint: true,
 };
 
@@ -172,6 +173,25 @@ fn an_answer_is_used_up() {
         [1, 1, 1, 2, 2, 2, 2, 0],
         "one answer alone says nothing"
     );
+}
+
+#[test]
+fn a_call_that_goes_by_an_answer_makes_its_latency_longer_if_that_is_the_rule() {
+    let rules = |latency_grows| PoolRules {
+        // None is hot.
+        hot_quantile: 1.0,
+        latency_grows,
+        ..RULES
+    };
+    let answers = [(1, 1, 10), (2, 0, 24), (3, 100, 90)];
+    let taken = |latency_grows| {
+        let pool = pool(rules(latency_grows), &answers);
+        let taken: Vec<_> = (0..5).map(|_| take(&pool, 5)).collect();
+        taken.into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(taken(false), [1; 5]);
+    // 10, 15, 20 and 25 ms with 1 to 4 under way; 24 and 48 ms with 0 and 1.
+    assert_eq!(taken(true), [1, 1, 1, 2, 1]);
 }
 
 #[test]
