@@ -33,7 +33,7 @@ use crate::error::Error;
 use crate::health::Ejection;
 use crate::load::Measures;
 use crate::math::Backoff;
-use crate::policy::Policy;
+use crate::policy::{Connects, Policy};
 use crate::topology::RandomSubset;
 
 /// What the control plane goes by.
@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) subset: Option<RandomSubset>,
     /// What the policy wants measured.
     pub(crate) measures: Measures,
+    /// Which endpoints the policy wants connected.
+    pub(crate) connects: Connects,
     /// The policy, if it wants to hear of reports.
     pub(crate) listener: Option<Arc<dyn Policy>>,
 }
@@ -62,6 +64,7 @@ impl Default for Settings {
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
+            connects: Connects::All,
             listener: None,
         }
     }
