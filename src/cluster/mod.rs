@@ -14,7 +14,8 @@
 //!    │                         TransientFailure                 │
 //!    └──────────────────────────────────────────────────────────┘
 //! ```
-//! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62).
+//! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62). Where the policy
+//! wants one connection only, all others are Idle, from any state, once it is there; see [`step`]'s `order`.
 
 mod clock;
 mod driver;

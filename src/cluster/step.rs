@@ -1,5 +1,6 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
+mod ejecting;
 mod entry;
 mod order;
 mod rows;
@@ -462,47 +463,6 @@ impl<S: Clone> Cluster<S> {
         };
         self.wait_for_dial(due, ended.key);
         self.touch(ended.key);
-    }
-
-    fn health(&mut self, key: u64, change: Change, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        match change {
-            Change::Ejected => {
-                let until = entry.eject(&self.settings.ejection, now);
-                self.ejection_ends.insert((until, key));
-                warn!(endpoint = %entry.endpoint.id(), seconds = (until - now).as_secs_f64(), "ejected: too many failures in a row");
-            }
-            // Out again already, and that word came first: it is the newer one.
-            Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
-            Change::Readmitted => {
-                entry.readmit(now);
-                info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");
-            }
-            Change::ProbeReturned => {}
-        }
-        self.touch(key);
-        if self.order.is_some() {
-            self.look_at(key);
-            self.spare(key, now);
-        }
-    }
-
-    fn end_ejections(&mut self, now: Instant) {
-        while let Some(&(until, key)) = self.ejection_ends.first() {
-            if until > now {
-                return;
-            }
-            self.ejection_ends.pop_first();
-            if let Some(entry) = self.entries.get(&key) {
-                entry.subchannel.health().gate().offer_probe();
-                self.dirty = true;
-                if self.order.is_some() {
-                    self.spare(key, now);
-                }
-            }
-        }
     }
 }
 

@@ -206,6 +206,28 @@ async fn an_endpoint_that_fails_its_calls_makes_room_and_its_streams_finish() {
     assert_eq!(answer(&balance).await.unwrap(), "a");
 }
 
+/// The calls themselves eject it, before the control plane hears of that.
+#[tokio::test(start_paused = true)]
+async fn a_call_after_an_ejection_waits_for_the_next_endpoint() {
+    let world = World::new();
+    let [a] = world.servers(["a"]);
+    let balance = builder!(world)
+        .endpoints(["a", "b"])
+        .policy(PickFirst::default())
+        .ejection(at_the_first_failure())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    a.set_answer(Answer::Fail);
+    let error = answer(&balance).await.expect_err("it fails its calls");
+    assert!(error.is_endpoint(), "{error}");
+    assert_eq!(
+        answer(&balance).await.unwrap(),
+        "b",
+        "one that is idle is on its way as soon as the ejection is heard of"
+    );
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_call_that_comes_back_does_not_wait_for_endpoints_that_nobody_dials() {
     let world = World::new();

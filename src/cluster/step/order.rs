@@ -17,7 +17,6 @@ use tracing::debug;
 
 use crate::cluster::step::entry::Phase;
 use crate::cluster::step::{Cluster, Effect};
-use crate::health;
 use crate::math::Rng;
 use crate::policy::{ATTEMPT_DELAYS, Connects};
 
@@ -140,24 +139,6 @@ impl<S: Clone> Cluster<S> {
         let entry = self.entries.get(order.list.get(next.checked_sub(1)?)?)?;
         matches!(entry.phase, Phase::Dialing { .. })
             .then(|| entry.last_dial() + order.attempt_delay)
-    }
-
-    /// Nobody calls an endpoint that is not connected, so no call could show that it works again: its time
-    /// was all that it had to serve.
-    pub(super) fn spare(&mut self, key: u64, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        if entry.phase.connection().is_some() {
-            return;
-        }
-        let health = entry.subchannel.health();
-        if health.gate().enter() == Some(health::Entry::Probe)
-            && health.pass_probe(&self.ejections).is_some()
-        {
-            entry.readmit(now);
-            self.touch(key);
-        }
     }
 
     fn is_usable(&self, key: u64) -> bool {

@@ -1,7 +1,7 @@
 //! From an endpoint's addresses to a TCP connection.
 
 use std::convert::Infallible;
-use std::future::{Ready, ready};
+use std::future::{Ready, poll_fn, ready};
 use std::io;
 use std::iter::{Once, once};
 use std::net::{IpAddr, SocketAddr};
@@ -98,6 +98,7 @@ async fn dial(settings: Arc<Http2Settings>, target: Target) -> Result<(TcpStream
     tcp.set_keepalive_retries(settings.tcp_keepalive_retries);
     tcp.set_connect_timeout(settings.tcp_connect_timeout);
     tcp.set_local_address(settings.local_address);
+    poll_fn(|cx| tcp.poll_ready(cx)).await?;
     let stream = tcp.call(target.uri.clone()).await?;
     Ok((stream.into_inner(), target.uri))
 }

@@ -158,6 +158,26 @@ async fn without_a_delay_it_is_one_after_the_other() {
     assert_eq!(race.result, Ok(1));
 }
 
+/// As the balancer's connect timeout does.
+#[tokio::test(start_paused = true)]
+async fn who_gives_the_race_up_gives_all_dials_up() {
+    let dialled = RefCell::new(Vec::new());
+    let open = std::rc::Rc::new(());
+    let raced = race(vec![0, 1, 2, 3], Some(DELAY), |&address| {
+        dialled.borrow_mut().push(address);
+        let open = open.clone();
+        async move {
+            pending::<()>().await;
+            drop(open);
+            Ok(())
+        }
+    });
+    let raced = tokio::time::timeout(Duration::from_millis(600), raced).await;
+    assert!(raced.is_err(), "nobody answers");
+    assert_eq!(*dialled.borrow(), [0, 1, 2], "at 0, 250 and 500 ms");
+    assert_eq!(std::rc::Rc::strong_count(&open), 1, "no dial is left");
+}
+
 #[test]
 fn the_error_names_each_address_and_its_cause() {
     let failed = |name: &str| (name.to_owned(), BoxError::from("refused"));
