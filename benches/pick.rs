@@ -22,8 +22,8 @@ use evenkeel::math::{Moment, Rng};
 use evenkeel::outcome::{LoadReport, Outcome};
 use evenkeel::policy::{
     Adaptive, BoundedLoad, C3, Candidates, IpHash, LeastRequest, Maglev, PeakEwma, Pick,
-    PickContext, Picker, Policy, Prequal, ProbeRequests, Random, Rendezvous, RingHash, RoundRobin,
-    WeightedRandom, WeightedRoundRobin,
+    PickContext, PickFirst, Picker, Policy, Prequal, ProbeRequests, Random, Rendezvous, RingHash,
+    RoundRobin, WeightedRandom, WeightedRoundRobin,
 };
 use rustix::time::{ClockId, clock_gettime};
 
@@ -134,6 +134,7 @@ fn arms(n: usize) -> Vec<Arm> {
         .at_most(10.0),
         Arm::new("random", Random::default(), n, false).at_most(10.0),
         Arm::new("weighted random", WeightedRandom::default(), n, true).at_most(10.0),
+        Arm::new("pick first", PickFirst::default(), n, false).at_most(10.0),
         Arm::new("least of two", LeastRequest::default(), n, false).at_most(small),
         Arm::new("least of two, weighted", LeastRequest::default(), n, true).at_most(small),
         Arm::new("least of four", four, n, false),

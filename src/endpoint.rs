@@ -2,9 +2,10 @@
 //!
 //! Identity is apart from everything that may change. An update that names the same
 //! [`EndpointId`] with another weight keeps the connection, the load counts and the health record;
-//! one that names the same id with another *address* is another server and is dialled anew.
+//! one that names the same id with another set of *addresses* is another server and is dialled anew.
 
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -67,6 +68,8 @@ pub struct Endpoint {
 struct Inner {
     id: EndpointId,
     address: Arc<str>,
+    /// After `address`.
+    more_addresses: Arc<[Arc<str>]>,
     weight: u32,
     extensions: Extensions,
 }
@@ -82,6 +85,7 @@ impl Endpoint {
             inner: Arc::new(Inner {
                 id: EndpointId(address.clone()),
                 address,
+                more_addresses: Arc::new([]),
                 weight: 1,
                 extensions: Extensions::new(),
             }),
@@ -92,6 +96,30 @@ impl Endpoint {
     #[must_use]
     pub fn with_id(mut self, id: impl Into<EndpointId>) -> Self {
         Arc::make_mut(&mut self.inner).id = id.into();
+        self
+    }
+
+    /// Sets the further addresses of the same server, such as that of its other network or of the other
+    /// address family; by default there are none. They come after the address that it was made with.
+    ///
+    /// There is one connection, to whichever address answers first: `grpc::Channel` tries them as gRFC
+    /// A61 says.
+    ///
+    /// ```
+    /// use evenkeel::Endpoint;
+    ///
+    /// let endpoint = Endpoint::new("http://10.0.0.1:50051").with_addresses(["http://[fd00::1]:50051"]);
+    /// let addresses: Vec<&str> = endpoint.addresses().collect();
+    /// assert_eq!(addresses, ["http://10.0.0.1:50051", "http://[fd00::1]:50051"]);
+    /// assert_eq!(endpoint.id().as_str(), "http://10.0.0.1:50051");
+    /// ```
+    #[must_use]
+    pub fn with_addresses<A: Into<Arc<str>>>(
+        mut self,
+        further: impl IntoIterator<Item = A>,
+    ) -> Self {
+        let further = further.into_iter().map(Into::into).collect();
+        Arc::make_mut(&mut self.inner).more_addresses = further;
         self
     }
 
@@ -115,9 +143,23 @@ impl Endpoint {
         &self.inner.id
     }
 
-    /// Where it is, as the connector reads it.
+    /// Where it is, as the connector reads it: the first of its [`addresses`](Self::addresses).
     pub fn address(&self) -> &str {
         &self.inner.address
+    }
+
+    /// All its addresses, at least one, in the order of preference.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> + Clone {
+        std::iter::once(self.address()).chain(self.inner.more_addresses.iter().map(|a| &**a))
+    }
+
+    /// Whether both have the same addresses, in any order: a source may name them in another one each time.
+    pub(crate) fn is_at_the_addresses_of(&self, other: &Self) -> bool {
+        let set = |endpoint: &Self| -> BTreeSet<Arc<str>> {
+            let more = endpoint.inner.more_addresses.iter();
+            more.chain([&endpoint.inner.address]).cloned().collect()
+        };
+        self.addresses().eq(other.addresses()) || set(self) == set(other)
     }
 
     /// Its weight relative to the others.
@@ -160,7 +202,7 @@ impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint")
             .field("id", self.id())
-            .field("address", &self.address())
+            .field("addresses", &self.addresses().collect::<Vec<_>>())
             .field("weight", &self.weight())
             .finish_non_exhaustive()
     }
@@ -216,6 +258,27 @@ mod tests {
             "attached values travel with a copy"
         );
         assert!(a.ptr_eq(&a.clone()) && !a.ptr_eq(&b));
+    }
+
+    #[test]
+    fn addresses_are_a_set_with_a_first_one() {
+        let one = Endpoint::new("a:1");
+        let two = one.clone().with_addresses(["b:1", "c:1"]);
+        assert_eq!(one.addresses().collect::<Vec<_>>(), ["a:1"]);
+        assert_eq!(two.addresses().collect::<Vec<_>>(), ["a:1", "b:1", "c:1"]);
+        assert_eq!(
+            (two.address(), two.id()),
+            ("a:1", one.id()),
+            "the first one"
+        );
+        assert!(!one.is_at_the_addresses_of(&two) && !two.is_at_the_addresses_of(&one));
+        let turned = Endpoint::new("c:1").with_addresses(["a:1", "b:1", "a:1"]);
+        assert!(
+            two.is_at_the_addresses_of(&turned),
+            "their order is no matter"
+        );
+        let none: [&str; 0] = [];
+        assert!(two.with_addresses(none).is_at_the_addresses_of(&one));
     }
 
     #[test]

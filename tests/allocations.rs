@@ -13,9 +13,9 @@ use evenkeel::call::RequestInfo;
 use evenkeel::connection::Discovered;
 use evenkeel::math::Rng;
 use evenkeel::policy::{
-    BoundedLoad, Candidates, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
-    PeakEwma, Pick, PickContext, Policy, Prequal, Random, Rendezvous, RingHash, RoundRobin,
-    WeightedRandom, WeightedRoundRobin,
+    BoundedLoad, Candidates, Connects, HashSource, IpHash, LeastRequest, Maglev,
+    OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, PickFirst, Policy, Prequal, Random,
+    Rendezvous, RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
 };
 use evenkeel::probe::{Answer, probe_fn};
 use evenkeel::{Balance, Endpoint};
@@ -34,12 +34,17 @@ fn now<F: Future>(future: F) -> F::Output {
 }
 
 async fn all_ready<S, T>(balance: &Balance<S, T>) {
-    let all_up = || {
+    ready_at(balance, ENDPOINTS).await;
+}
+
+async fn ready_at<S, T>(balance: &Balance<S, T>, count: usize) {
+    let ready = || {
         let endpoints = balance.report().endpoints;
-        endpoints.len() == ENDPOINTS && endpoints.iter().all(|e| e.state.as_str() == "READY")
+        let ready = endpoints.iter().filter(|e| e.state.as_str() == "READY");
+        ready.count()
     };
     let up = async {
-        while !all_up() {
+        while ready() != count {
             tokio::task::yield_now().await;
         }
     };
@@ -70,6 +75,10 @@ fn connector_of<S: Clone + Send + Sync + 'static>(_: &S) -> Discovered<S> {
 
 async fn over(policy: impl Policy, weight: fn(usize) -> u32) {
     let name = policy.name();
+    let connected = match policy.connects() {
+        Connects::All => ENDPOINTS,
+        _ => 1,
+    };
     let service =
         |i| service_fn(move |n: u64| -> Ready<Result<u64, Infallible>> { ready(Ok(n + i)) });
     let endpoint = |i| {
@@ -83,7 +92,7 @@ async fn over(policy: impl Policy, weight: fn(usize) -> u32) {
         .seed(1)
         .build()
         .unwrap();
-    all_ready(&balance).await;
+    ready_at(&balance, connected).await;
 
     let count = allocations(|n| {
         assert!(now(balance.call(n)).unwrap() >= n);
@@ -95,6 +104,11 @@ async fn over(policy: impl Policy, weight: fn(usize) -> u32) {
 async fn round_robin_allocates_nothing() {
     plain(RoundRobin::default()).await;
     plain(OrcaWeightedRoundRobin::default()).await;
+}
+
+#[tokio::test]
+async fn pick_first_allocates_nothing() {
+    plain(PickFirst::default()).await;
 }
 
 #[tokio::test]

@@ -17,8 +17,8 @@ use evenkeel::math::Rng;
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
     Adaptive, BoundedLoad, C3, Candidates, HashSource, IpHash, LeastRequest, Maglev,
-    OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, Picker, Policy, Prequal, Random,
-    Rendezvous, RingHash, RoundRobin, Tried, WeightedRandom, WeightedRoundRobin,
+    OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, PickFirst, Picker, Policy, Prequal,
+    Random, Rendezvous, RingHash, RoundRobin, Tried, WeightedRandom, WeightedRoundRobin,
 };
 
 const SIGMAS: f64 = 6.0;
@@ -34,6 +34,8 @@ enum Shares {
     Ring(f64),
     /// As places drawn at random on a ring, this many for all: too few for anything but a bound.
     RingOf(f64),
+    /// All picks go to the first endpoint that can be used, whatever the seed.
+    First,
 }
 
 struct Subject {
@@ -65,6 +67,7 @@ fn subjects() -> Vec<Subject> {
         subject(Arc::new(C3::default()), Shares::Even),
         subject(Arc::new(Prequal::default()), Shares::Even),
         subject(Arc::new(Adaptive::default()), Shares::Even),
+        subject(Arc::new(PickFirst::default()), Shares::First),
         subject(Arc::new(IpHash::default()), Shares::Ring(160.0)),
         subject(Arc::new(ring_hash()), Shares::RingOf(1024.0)),
         subject(Arc::new(maglev()), Shares::Even),
@@ -154,6 +157,7 @@ fn assert_shares(counts: &[u64], shares: Shares, what: &dyn Debug) {
             counts.iter().all(|&count| count as f64 == mean),
             "{what:?}: n * k picks give each endpoint k: {counts:?}"
         ),
+        Shares::First => assert_eq!(counts[0], total, "{what:?}: the first gets all: {counts:?}"),
         Shares::Ring(places) => {
             // An endpoint's share of the ring is a sum of `places` gaps, each with a standard
             // deviation of about its mean: relative to the sum, 1 / sqrt(places). The variance of
@@ -407,7 +411,7 @@ fn the_only_usable_one_is_found_and_nothing_when_there_is_none() {
 
 #[test]
 fn in_a_panic_ejected_endpoints_are_picked() {
-    for Subject { policy, .. } in subjects() {
+    for Subject { policy, shares } in subjects() {
         let set = candidates(3);
         for candidate in set.all().iter() {
             assert!(candidate.subchannel().health().gate().eject());
@@ -419,7 +423,11 @@ fn in_a_panic_ejected_endpoints_are_picked() {
             let slot = pick_after(&*picker, &mut rng, &Tried::new(), true);
             seen[slot.expect("ejections are ignored")] = true;
         }
-        assert_eq!(seen, [true; 3], "{policy:?}: all of them take calls");
+        let wanted = match shares {
+            Shares::First => [true, false, false],
+            _ => [true; 3],
+        };
+        assert_eq!(seen, wanted, "{policy:?}: all of them take calls");
     }
 }
 
@@ -435,7 +443,7 @@ fn an_empty_set_gives_nothing() {
 
 #[test]
 fn the_same_seed_gives_the_same_picks() {
-    for Subject { policy, .. } in subjects() {
+    for Subject { policy, shares } in subjects() {
         let run = |seed| {
             let mut rng = Rng::new(seed);
             let mut picks = Vec::new();
@@ -455,7 +463,9 @@ fn the_same_seed_gives_the_same_picks() {
             picks
         };
         assert_eq!(run(47), run(47), "{policy:?}: replays");
-        assert_ne!(run(47), run(48), "{policy:?}: another seed, other picks");
+        if shares != Shares::First {
+            assert_ne!(run(47), run(48), "{policy:?}: another seed, other picks");
+        }
     }
 }
 

@@ -24,10 +24,10 @@ use evenkeel::math::{
 use evenkeel::observe::{Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, LoadReport, Outcome};
 use evenkeel::policy::{
-    Adaptive, BoundedLoad, Candidate, Candidates, Claim, EndpointHashKey, HashSource, IpHash,
-    LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, Picker, Policy,
-    Prequal, ProbeRequests, Random, Rendezvous, RingHash, RoundRobin, Subchannel, Tried,
-    WeightedRandom, WeightedRoundRobin,
+    Adaptive, BoundedLoad, Candidate, Candidates, Claim, Connects, EndpointHashKey, HashSource,
+    IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, PickFirst,
+    Picker, Policy, Prequal, ProbeRequests, Random, Rendezvous, RingHash, RoundRobin, Subchannel,
+    Tried, WeightedRandom, WeightedRoundRobin,
 };
 use evenkeel::probe::{Answer, NoProbe, Probe, ProbeFn};
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
@@ -225,6 +225,10 @@ fn records_and_sets_are_shared_between_threads() {
     copy::<ServerQueue>();
     ordinary::<PeakEwma>();
     copy::<PeakEwma>();
+    ordinary::<PickFirst>();
+    copy::<PickFirst>();
+    ordinary::<Connects>();
+    copy::<Connects>();
     copy::<Moment>();
 }
 

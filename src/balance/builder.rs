@@ -181,6 +181,7 @@ impl<C, T, P> Builder<C, T, P> {
     /// The algorithm; the default is [`LeastRequest`] of two.
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.settings.measures = policy.measures();
+        self.settings.connects = policy.connects();
         self.policy = Arc::new(policy);
         self.settings.listener = (self.settings.measures.reports)
             .is_some()

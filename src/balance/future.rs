@@ -405,12 +405,16 @@ fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool {
     if wait_for_ready || (!summary.resolved && summary.discovery_error.is_none()) {
         return true;
     }
+    let mut all = snapshot.candidates.all().iter();
+    // Those that are idle beside the one connection that the policy wants stay so while it can be used.
+    let idle_stay_idle = summary.one_is_enough
+        && (all.clone()).any(|c| c.is_connected() && c.subchannel().health().admits());
     // An endpoint that is on its way, or one whose end the snapshot does not show yet.
-    snapshot
-        .candidates
-        .all()
-        .iter()
-        .any(|c| c.state() != ConnectivityState::TransientFailure && !c.is_connected())
+    all.any(|c| match c.state() {
+        ConnectivityState::TransientFailure => false,
+        ConnectivityState::Idle if idle_stay_idle => false,
+        _ => !c.is_connected(),
+    })
 }
 
 /// `returned`: how many endpoints handed the call back. They look well in the summary.

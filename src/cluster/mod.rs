@@ -14,7 +14,8 @@
 //!    │                         TransientFailure                 │
 //!    └──────────────────────────────────────────────────────────┘
 //! ```
-//! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62).
+//! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62). Where the policy
+//! wants one connection only, all others are Idle, from any state, once it is there; see [`step`]'s `order`.
 
 mod clock;
 mod driver;
@@ -33,7 +34,7 @@ use crate::error::Error;
 use crate::health::Ejection;
 use crate::load::Measures;
 use crate::math::Backoff;
-use crate::policy::Policy;
+use crate::policy::{Connects, Policy};
 use crate::topology::RandomSubset;
 
 /// What the control plane goes by.
@@ -48,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) subset: Option<RandomSubset>,
     /// What the policy wants measured.
     pub(crate) measures: Measures,
+    /// Which endpoints the policy wants connected.
+    pub(crate) connects: Connects,
     /// The policy, if it wants to hear of reports.
     pub(crate) listener: Option<Arc<dyn Policy>>,
 }
@@ -62,6 +65,7 @@ impl Default for Settings {
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
+            connects: Connects::All,
             listener: None,
         }
     }

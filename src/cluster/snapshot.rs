@@ -57,6 +57,8 @@ pub(crate) struct Summary {
     pub(crate) failing: usize,
     pub(crate) ejected: usize,
     pub(crate) panic: bool,
+    /// One is connected, and the policy wants no more: those that are idle stay so.
+    pub(crate) one_is_enough: bool,
     /// The source of endpoints has named a state.
     pub(crate) resolved: bool,
     pub(crate) discovery_error: Option<Arc<str>>,
@@ -94,7 +96,7 @@ impl fmt::Display for Summary {
                 f,
                 "no usable endpoint of {}: {} connecting, {} ejected, {} failing",
                 self.total,
-                self.connecting + self.idle,
+                if self.one_is_enough { 0 } else { self.idle } + self.connecting,
                 self.ejected,
                 self.failing
             )?;

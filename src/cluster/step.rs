@@ -1,6 +1,8 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
+mod ejecting;
 mod entry;
+mod order;
 mod rows;
 
 use std::collections::{BTreeSet, HashMap};
@@ -20,6 +22,7 @@ use crate::health::{Change, Ejections};
 use crate::math::Rng;
 use crate::policy::{Candidates, OnChange, Subchannel};
 use entry::{Entry, Phase};
+use order::Order;
 use rows::{Fresh, Row};
 
 /// What happened. `S` is the service of a connected endpoint.
@@ -54,7 +57,7 @@ pub(crate) enum Effect {
         subchannel: Arc<Subchannel>,
         connection: u64,
     },
-    /// The endpoint left: give up a dial that is under way.
+    /// The endpoint left, or is not wanted now: give up a dial that is under way.
     Forget { key: u64 },
 }
 
@@ -78,6 +81,8 @@ pub(crate) struct Cluster<S> {
     rows: Vec<Row<S>>,
     /// Whose rows are not true any more.
     touched: Vec<u64>,
+    /// Whose turn it is, if the policy wants one connection only.
+    order: Option<Order>,
     /// Who waits for a dial, by when it is due.
     dial_queue: BTreeSet<(Instant, u64)>,
     dialing: usize,
@@ -98,6 +103,7 @@ impl<S: Clone> Cluster<S> {
     pub(crate) fn new(settings: Settings, on_change: Option<OnChange>) -> Self {
         let rng = Rng::new(settings.seed);
         let ejections = Arc::new(Ejections::new(settings.ejection));
+        let order = Order::of(settings.connects);
         Self {
             settings,
             rng,
@@ -107,6 +113,7 @@ impl<S: Clone> Cluster<S> {
             keys: HashMap::new(),
             rows: Vec::new(),
             touched: Vec::new(),
+            order,
             dial_queue: BTreeSet::new(),
             dialing: 0,
             ejection_ends: BTreeSet::new(),
@@ -146,6 +153,7 @@ impl<S: Clone> Cluster<S> {
             Event::Tick => {}
         }
         self.end_ejections(now);
+        self.keep_order(now);
         self.start_dials(now);
     }
 
@@ -159,7 +167,8 @@ impl<S: Clone> Cluster<S> {
         let dial = self.dial_queue.first().map(|&(due, _)| due);
         let dial = dial.filter(|_| self.dialing < self.settings.max_concurrent_dials);
         let ejection = self.ejection_ends.first().map(|&(due, _)| due);
-        [dial, ejection].into_iter().flatten().min()
+        let wakes = [dial, ejection, self.next_turn()];
+        wakes.into_iter().flatten().min()
     }
 
     /// Whether there is something new to publish; the answer clears it.
@@ -174,6 +183,7 @@ impl<S: Clone> Cluster<S> {
             total: self.rows.len(),
             resolved: self.resolved,
             discovery_error: self.discovery_error.clone(),
+            one_is_enough: self.order.as_ref().is_some_and(Order::has_chosen),
             last_error: self.last_error.clone(),
             ..Summary::default()
         };
@@ -191,7 +201,12 @@ impl<S: Clone> Cluster<S> {
             summary.ejected += usize::from(!open);
         }
         let threshold = self.settings.ejection.panic_threshold_percent();
-        summary.panic = summary.ejected > 0 && is_panic(usable, summary.total, threshold);
+        // Where one is to be connected, it is all that there can be.
+        let (least, of) = match self.order {
+            Some(_) => (usable.min(1), 1),
+            None => (usable, summary.total),
+        };
+        summary.panic = summary.ejected > 0 && is_panic(least, of, threshold);
         if summary.panic != self.panic {
             self.panic = summary.panic;
             if self.panic {
@@ -280,16 +295,17 @@ impl<S: Clone> Cluster<S> {
             self.remove(row.key);
         }
         self.ejections.set_endpoints(self.rows.len());
+        self.reorder();
     }
 
-    /// Takes the new description of a known endpoint; at another address it is another server, and
+    /// Takes the new description of a known endpoint; at other addresses it is another server, and
     /// the old one is gone.
     fn renew(&mut self, row: Row<S>, endpoint: Endpoint, now: Instant) -> Row<S> {
         let entry = self
             .entries
             .get_mut(&row.key)
             .expect("every row's key has an entry");
-        if entry.endpoint.address() != endpoint.address() {
+        if !entry.endpoint.is_at_the_addresses_of(&endpoint) {
             self.remove(row.key);
             return self.add(endpoint, now);
         }
@@ -311,11 +327,14 @@ impl<S: Clone> Cluster<S> {
         }
         debug!(endpoint = %endpoint.id(), "endpoint added");
         self.keys.insert(endpoint.id().clone(), key);
-        let entry = Entry::new(endpoint, Arc::new(subchannel), now);
+        let mut entry = Entry::new(endpoint, Arc::new(subchannel), now);
+        if self.order.as_ref().is_some_and(Order::has_failed) {
+            entry.joins_failed();
+        }
         // Its slot is set with those of all others.
         let row = Row::new(key, 0, &entry);
         self.entries.insert(key, entry);
-        self.dial_queue.insert((now, key));
+        self.wait_for_dial(now, key);
         row
     }
 
@@ -386,10 +405,11 @@ impl<S: Clone> Cluster<S> {
                 let due = entry.failed(error.clone(), &self.settings.backoff, &mut self.rng, now);
                 debug!(endpoint = %entry.endpoint.id(), %error, "dial failed");
                 self.last_error = Some(error);
-                self.dial_queue.insert((due, key));
+                self.wait_for_dial(due, key);
             }
         }
         self.touch(key);
+        self.look_at(key);
         if let Some(end) = ended {
             let ended = Ended {
                 key,
@@ -441,42 +461,8 @@ impl<S: Clone> Cluster<S> {
                 entry.asked_to_back_off(error, backoff, &mut self.rng, now)
             }
         };
-        self.dial_queue.insert((due, ended.key));
+        self.wait_for_dial(due, ended.key);
         self.touch(ended.key);
-    }
-
-    fn health(&mut self, key: u64, change: Change, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else {
-            return;
-        };
-        match change {
-            Change::Ejected => {
-                let until = entry.eject(&self.settings.ejection, now);
-                self.ejection_ends.insert((until, key));
-                warn!(endpoint = %entry.endpoint.id(), seconds = (until - now).as_secs_f64(), "ejected: too many failures in a row");
-            }
-            // Out again already, and that word came first: it is the newer one.
-            Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
-            Change::Readmitted => {
-                entry.readmit(now);
-                info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");
-            }
-            Change::ProbeReturned => {}
-        }
-        self.touch(key);
-    }
-
-    fn end_ejections(&mut self, now: Instant) {
-        while let Some(&(until, key)) = self.ejection_ends.first() {
-            if until > now {
-                return;
-            }
-            self.ejection_ends.pop_first();
-            if let Some(entry) = self.entries.get(&key) {
-                entry.subchannel.health().gate().offer_probe();
-                self.dirty = true;
-            }
-        }
     }
 }
 

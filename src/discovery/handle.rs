@@ -72,7 +72,7 @@ impl Handle {
     }
 
     /// Adds an endpoint, or replaces the one with the same id. A replaced endpoint keeps its
-    /// connection, load and health unless its address changed.
+    /// connection, load and health unless its addresses changed.
     ///
     /// # Errors
     /// An empty id or a weight of 0.

@@ -65,7 +65,7 @@ impl Source for Own {}
 
 impl Own {
     /// Whether TLS can be spoken at all: else each dial would fail.
-    fn check_tls(&self, endpoint: &Endpoint) -> Result<(), Error> {
+    fn check_tls(&self, address: &str) -> Result<(), Error> {
         #[cfg(feature = "tls")]
         let given = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
@@ -83,7 +83,7 @@ impl Own {
         } else {
             return Ok(());
         };
-        let message = format!("{} needs {missing}", endpoint.address());
+        let message = format!("{address} needs {missing}");
         Err(Error::config("tls", message))
     }
 }
@@ -93,9 +93,10 @@ impl Sealed for Own {
     type Probe = LoadProbe;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        let address = check_address(endpoint.address())?;
-        if address.scheme() == Some(&Scheme::HTTPS) {
-            self.check_tls(endpoint)?;
+        for address in endpoint.addresses() {
+            if check_address(address)?.scheme() == Some(&Scheme::HTTPS) {
+                self.check_tls(address)?;
+            }
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //!   dial again by itself, and keep a dead endpoint in use meanwhile; that second dial is refused,
 //!   so that eviction, backoff and re-dial are evenkeel's. The endpoint's configuration is kept, but
 //!   for `local_address` and a Unix socket's path, which tonic does not tell: use
-//!   [`Builder::connector`] for those.
+//!   [`Builder::connector`] for those. Of an endpoint with several addresses the first is dialled.
 //! - **Channels**: only the outcomes of calls are seen. A dead one is ejected after the failures in
 //!   a row of [`Ejection`](crate::health::Ejection) and tried again later.
 //!

@@ -22,6 +22,7 @@
 //! | [`RingHash`] | O(1) | as gRPC and Envoy clients of the same service choose |
 //! | [`Maglev`] | O(1) | the same key to the same endpoint, with even shares |
 //! | [`Rendezvous`] | O(n) | the same, few endpoints, and nothing may move that need not |
+//! | [`PickFirst`] | O(1) | the list is one of preference, and one connection is enough |
 //!
 //! # A policy of one's own
 //!
@@ -64,6 +65,7 @@ mod c3;
 mod candidate;
 mod claim;
 mod config;
+mod connects;
 mod context;
 mod draw;
 mod endpoint_key;
@@ -76,6 +78,7 @@ mod least_request;
 mod maglev;
 mod orca_weighted_round_robin;
 mod peak_ewma;
+mod pick_first;
 mod pooled;
 mod prequal;
 mod random;
@@ -96,9 +99,13 @@ pub use candidate::{Candidate, Candidates, Subchannel};
 pub use claim::Claim;
 pub use config::{
     AdaptiveConfig, C3Config, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig,
-    NoSettings, OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PolicyConfig, PrequalConfig,
-    RendezvousConfig, RingHashConfig,
+    NoSettings, OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PickFirstConfig, PolicyConfig,
+    PrequalConfig, RendezvousConfig, RingHashConfig,
 };
+#[cfg(feature = "grpc")]
+pub(crate) use connects::ATTEMPT_DELAY;
+pub(crate) use connects::ATTEMPT_DELAYS;
+pub use connects::Connects;
 pub use context::{Pick, PickContext, ProbeRequests, Tried};
 pub use endpoint_key::EndpointHashKey;
 pub use hash_source::HashSource;
@@ -107,6 +114,7 @@ pub use least_request::LeastRequest;
 pub use maglev::Maglev;
 pub use orca_weighted_round_robin::OrcaWeightedRoundRobin;
 pub use peak_ewma::PeakEwma;
+pub use pick_first::PickFirst;
 pub use prequal::Prequal;
 pub use random::Random;
 pub use rendezvous::Rendezvous;
@@ -149,6 +157,12 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
         None
     }
 
+    /// Which endpoints are to be connected; all of them by default. Asked once, when the balancer is
+    /// built. A policy that wants one at a time sees the others as IDLE candidates that nobody dials.
+    fn connects(&self) -> Connects {
+        Connects::All
+    }
+
     /// The server of an endpoint said how many requests it has under way, if reports are
     /// [measured](Self::measures). For a policy that keeps what it heard in an order of its own; by
     /// default nothing is done, and the last report stays with the endpoint. Called from any thread, on
@@ -173,6 +187,10 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
     fn refresh(&self) -> Option<Duration> {
         (**self).refresh()
+    }
+
+    fn connects(&self) -> Connects {
+        (**self).connects()
     }
 
     fn reported(&self, endpoint: &Subchannel, queue: ServerQueue, source: ReportSource) {

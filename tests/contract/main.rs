@@ -18,5 +18,6 @@ mod chaos;
 mod ejection;
 mod ejection_streams;
 mod mistakes;
+mod pick_first;
 mod ways_in;
 mod weights;

@@ -34,6 +34,11 @@ async fn mistakes_are_refused_by_the_name_of_the_setting() {
         ("no such port", "endpoints", address("http://a:65536")),
         ("a path", "endpoints", address("http://a:1/path")),
         (
+            "a second address that is none",
+            "endpoints",
+            Channel::builder().endpoints([Endpoint::new("http://a:1").with_addresses(["a:1"])]),
+        ),
+        (
             "two with one id",
             "endpoints",
             Channel::builder().endpoints(twice),
@@ -108,6 +113,11 @@ async fn mistakes_are_refused_by_the_name_of_the_setting() {
             "no keep-alive timeout",
             "keep_alive_timeout",
             good().http2_with(|http2| http2.keep_alive_timeout = ZERO),
+        ),
+        (
+            "too short a delay between addresses",
+            "connection_attempt_delay",
+            good().http2_with(|http2| http2.connection_attempt_delay = Some(ZERO)),
         ),
         (
             "too small a frame",

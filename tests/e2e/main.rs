@@ -15,6 +15,7 @@ mod discovery;
 mod errors;
 mod keep_alive;
 mod metadata;
+mod pick_first;
 mod runtime;
 #[cfg(feature = "tls")]
 mod tls;

@@ -1,12 +1,13 @@
 //! TLS with an authority of the test's own.
 
+use evenkeel::Endpoint;
 use evenkeel::grpc::{Channel, Tls};
 use tonic::{Code, Status};
 
 use crate::ready;
 use crate::support::proto::{EchoRequest, demo_client::DemoClient};
 use crate::support::tls::ServerTls;
-use crate::support::{Behaviour, TestCa, TestServer, within};
+use crate::support::{Behaviour, RefusedPort, TestCa, TestServer, within};
 
 fn server(tls: ServerTls) -> TestServer {
     TestServer::builder("secret", Behaviour::prompt())
@@ -52,6 +53,19 @@ async fn a_server_of_a_trusted_authority_is_called() {
         );
     }
     assert_eq!(server.accepted(), 1, "by one connection");
+}
+
+#[tokio::test]
+async fn tls_is_spoken_at_the_address_that_answers() {
+    let ca = TestCa::new();
+    let (dead, server) = (RefusedPort::reserve(), server(ca.server_tls()));
+    let endpoint = Endpoint::new(format!("https://{}", dead.addr()));
+    let channel = Channel::builder()
+        .endpoints([endpoint.with_addresses([server.uri()])])
+        .tls(Tls::new().ca_certificate(ca.pem()))
+        .build()
+        .unwrap();
+    assert_eq!(echo(&channel).await.unwrap(), "secret");
 }
 
 #[tokio::test]

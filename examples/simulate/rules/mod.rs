@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use evenkeel::policy::{
     Adaptive, BoundedLoad, C3, Candidate, Candidates, LeastRequest, Maglev, OrcaWeightedRoundRobin,
-    PeakEwma, Policy, Prequal, Random, Rendezvous, RingHash, RoundRobin,
+    PeakEwma, PickFirst, Policy, Prequal, Random, Rendezvous, RingHash, RoundRobin,
 };
 
 use crate::engine::gauge::Gauge;
@@ -90,6 +90,7 @@ pub const ALL: &[Rule] = &[
     Rule { name: "maglev", standard: false, about: "by a random key", make: |_| Contestant::of(Maglev::default()) },
     Rule { name: "maglev_bounded", standard: false, about: "by a random key, at most 1.25 times its share", make: |_| Contestant::of(Maglev::default().with_bounded_load(BoundedLoad::default())) },
     Rule { name: "rendezvous", standard: false, about: "by a random key", make: |_| Contestant::of(Rendezvous::default()) },
+    Rule { name: "pick_first", standard: false, about: "all to the first", make: |_| Contestant::of(PickFirst::default()) },
     Rule { name: "yarp", standard: true, about: "fewer calls at the server as of the last poll (500 ms), of two", make: |_| yarp::contestant() },
     Rule { name: "least_loaded", standard: false, about: "fewest calls of this client, of all; of equals the first in an order of the client's own", make: |_| Contestant::of(LeastLoaded) },
     Rule { name: "linear", standard: true, about: "half latency, half requests, over a pool of answers to probes", make: |scenario| Contestant::of(Linear::new(scenario)) },

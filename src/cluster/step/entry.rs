@@ -127,6 +127,33 @@ impl<S: Clone> Entry<S> {
         })
     }
 
+    /// Whether it failed since it was last ready.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
+    /// When the last dial began.
+    pub(super) fn last_dial(&self) -> Instant {
+        self.last_dial
+    }
+
+    /// It is new among endpoints that have all failed, and is not to look better than they do.
+    pub(super) fn joins_failed(&mut self) {
+        self.failing = true;
+    }
+
+    /// No connection is wanted for now; when one is, its failures are forgotten, but it is not dialled in a
+    /// tight loop. `false` if nothing was to be done.
+    pub(super) fn rest(&mut self, backoff: &Backoff) -> bool {
+        if matches!(self.phase, Phase::Waiting { .. }) && !self.failing {
+            return false;
+        }
+        self.failing = false;
+        self.failures = 0;
+        self.wait_until(after(self.last_dial, backoff.base() / REDIAL_FRACTION));
+        true
+    }
+
     #[cfg(test)]
     pub(super) fn last_error(&self) -> Option<&str> {
         self.last_error.as_deref()

@@ -34,6 +34,16 @@ impl ConnectError {
         self.at = uri.to_string();
         self
     }
+
+    /// Where the server was looked for.
+    pub(super) fn at_all(mut self, uris: &[Uri]) -> Self {
+        self.at = match uris {
+            [] => String::new(),
+            [uri] => uri.to_string(),
+            [uri, others @ ..] => format!("{uri} and {} more", others.len()),
+        };
+        self
+    }
 }
 
 impl fmt::Display for ConnectError {

@@ -9,7 +9,6 @@ use http::Uri;
 use http::uri::Scheme;
 use hyper::client::conn::http2::Builder;
 use hyper::rt::Executor;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::JoinHandle;
@@ -26,15 +25,23 @@ use super::executor::Tasks;
 use super::gauge::ConnectionGauge;
 use super::io::{ObservedIo, Refusing};
 use super::parting::Parting;
+use super::race::{Family, interleaved, name, none_answered, race};
 use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
 use super::stall::{Caller, Stall};
+use super::tcp;
 
 #[cfg(feature = "tls")]
 use crate::grpc::tls::{Tls, TlsConnector};
 
 /// Makes HTTP/2 connections to endpoints whose address is `http://host:port` or
 /// `https://host:port`. Cheap to clone; clones share the [`gauge`](Self::gauge).
+///
+/// Of an endpoint with several [addresses](Endpoint::addresses), or a host name with several, the first to
+/// answer is connected to (Happy Eyeballs: RFC 8305, gRFC A61): IPv4 and IPv6 in turn, beginning with the
+/// family of the first, the next one when the one before has failed or has not answered for
+/// [some time](Http2Settings::connection_attempt_delay). An answer is a TCP connection; TLS and HTTP/2 are
+/// for the one that won, by its own host. The connect timeout is for all of it.
 ///
 /// `https://` needs the feature `tls`.
 #[derive(Clone)]
@@ -67,7 +74,9 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
 type BoxTransport = Box<dyn Transport>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
-type Dial = Box<dyn Fn(Uri) -> BoxFuture<Result<BoxTransport, BoxError>> + Send + Sync>;
+/// A byte stream to whichever address answers first, and that address.
+type Dialled = (BoxTransport, Uri);
+type Dial = Box<dyn Fn(Vec<Uri>) -> BoxFuture<Result<Dialled, BoxError>> + Send + Sync>;
 
 impl Http2Connector {
     /// A connector over TCP.
@@ -76,25 +85,21 @@ impl Http2Connector {
     ///
     /// A configuration error if a setting cannot be used.
     pub fn new(settings: Http2Settings) -> Result<Self, Error> {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(settings.tcp_nodelay);
-        tcp.set_keepalive(settings.tcp_keepalive);
-        tcp.set_keepalive_interval(settings.tcp_keepalive_interval);
-        tcp.set_keepalive_retries(settings.tcp_keepalive_retries);
-        tcp.set_connect_timeout(settings.tcp_connect_timeout);
-        tcp.set_happy_eyeballs_timeout(settings.happy_eyeballs_timeout);
-        tcp.set_local_address(settings.local_address);
-        let dial = move |uri| -> BoxFuture<_> {
-            let dialled = dial(tcp.clone(), uri);
-            Box::pin(async move { Ok(Box::new(dialled.await?.into_inner()) as BoxTransport) })
+        let tcp = Arc::new(settings.clone());
+        let dial = move |uris| -> BoxFuture<_> {
+            let dialled = tcp::connect(tcp.clone(), uris);
+            Box::pin(async move {
+                let (stream, uri) = dialled.await?;
+                Ok((Box::new(stream) as BoxTransport, uri))
+            })
         };
         Self::from_dial(settings, Box::new(dial))
     }
 
     /// A connector over another transport: `connector` gets the endpoint's address and returns a
-    /// byte stream. The settings whose names begin with `tcp`, `happy_eyeballs_timeout` and
-    /// `local_address` are then the connector's business.
+    /// byte stream. The settings whose names begin with `tcp` and `local_address` are then the connector's
+    /// business, and so are the several addresses of a host name; those of an endpoint are dialled one
+    /// beside the other, each by a clone.
     ///
     /// # Errors
     ///
@@ -107,14 +112,27 @@ impl Http2Connector {
         C::Error: Into<BoxError>,
     {
         // Dialling is rare; the lock spares the user's type the bound `Sync`.
-        let connector = Mutex::new(connector);
-        let clone = move || {
-            let connector = connector.lock().unwrap_or_else(PoisonError::into_inner);
-            connector.clone()
-        };
-        let dial = move |uri| -> BoxFuture<_> {
-            let dialled = dial(clone(), uri);
-            Box::pin(async move { Ok(Box::new(TokioIo::new(dialled.await?)) as BoxTransport) })
+        let connector = Arc::new(Mutex::new(connector));
+        let delay = settings.connection_attempt_delay;
+        let dial = move |uris: Vec<Uri>| -> BoxFuture<_> {
+            let connector = connector.clone();
+            Box::pin(async move {
+                let at = uris;
+                let uris = interleaved(at.clone(), Family::of_host);
+                let dialled = race(uris, delay, |uri| {
+                    let connector = connector.lock().unwrap_or_else(PoisonError::into_inner);
+                    let dialled = dial(connector.clone(), uri.clone());
+                    let uri = uri.clone();
+                    async move {
+                        let io = TokioIo::new(dialled.await?);
+                        Ok((Box::new(io) as BoxTransport, uri))
+                    }
+                });
+                dialled.await.map_err(|failed| {
+                    let named = failed.into_iter().map(|(uri, error)| (name(&uri), error));
+                    none_answered(named.collect(), &at)
+                })
+            })
         };
         Self::from_dial(settings, Box::new(dial))
     }
@@ -152,7 +170,7 @@ impl Http2Connector {
                 inner: Arc::new(Inner {
                     settings: shared.settings.clone(),
                     gauge: shared.gauge.clone(),
-                    dial: Box::new(move |uri| (shared.dial)(uri)),
+                    dial: Box::new(move |uris| (shared.dial)(uris)),
                     tls,
                 }),
             },
@@ -184,19 +202,23 @@ impl Connector for Http2Connector {
     /// Dials, and waits for the server's SETTINGS. Dropping the future closes what is open.
     fn connect(&self, endpoint: &Endpoint, events: ConnectionEvents) -> Self::Future {
         let inner = self.inner.clone();
-        let address = check_address(endpoint.address());
+        let addresses: Result<Vec<Uri>, Error> = endpoint.addresses().map(check_address).collect();
         Box::pin(async move {
-            let uri = address.map_err(|error| ConnectError::new(Stage::Address, error))?;
-            inner.connect(uri, events).await
+            let uris = addresses.map_err(|error| ConnectError::new(Stage::Address, error))?;
+            inner.connect(uris, events).await
         })
     }
 }
 
 impl Inner {
-    async fn connect(&self, uri: Uri, events: ConnectionEvents) -> Result<Http2, ConnectError> {
-        let transport = (self.dial)(uri.clone())
+    async fn connect(
+        &self,
+        uris: Vec<Uri>,
+        events: ConnectionEvents,
+    ) -> Result<Http2, ConnectError> {
+        let (transport, uri) = (self.dial)(uris.clone())
             .await
-            .map_err(|error| ConnectError::new(Stage::Dial, error).at(&uri))?;
+            .map_err(|error| ConnectError::new(Stage::Dial, error).at_all(&uris))?;
         let (transport, secure) = self
             .secure(&uri, transport)
             .await

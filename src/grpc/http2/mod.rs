@@ -14,6 +14,7 @@
 //! - `parting`: keeps window updates from such a server too, for the same reason;
 //! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
+//! - `tcp`, `race`: to whichever of an endpoint's addresses answers first;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`, `body`: the rest.
 
@@ -29,10 +30,12 @@ mod frames;
 mod gauge;
 mod io;
 mod parting;
+mod race;
 mod replay;
 mod service;
 mod settings;
 mod stall;
+mod tcp;
 mod unwritten;
 
 pub use address::check_address;

@@ -4,6 +4,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::error::Error;
+use crate::policy::{ATTEMPT_DELAY, ATTEMPT_DELAYS};
 
 /// How connections are made and kept. The defaults are fit for most clients.
 ///
@@ -28,13 +29,13 @@ pub struct Http2Settings {
     /// Unanswered TCP keep-alive probes before the connection is dropped. Default `None`, the
     /// system's.
     pub tcp_keepalive_retries: Option<u32>,
-    /// How long the addresses of one host name may take to answer, all together, before the next
-    /// one is tried; each gets an equal share. Default `None`: only the balancer's connect timeout
-    /// holds.
+    /// How long one address may take to answer before it counts as failed. Default `None`: only the
+    /// balancer's connect timeout holds, which is for all addresses of an endpoint together.
     pub tcp_connect_timeout: Option<Duration>,
-    /// How long the host's preferred address family is tried alone. Default 300 ms, hyper's (RFC
-    /// 8305 section 5 recommends 250 ms). `None` tries one address after the other.
-    pub happy_eyeballs_timeout: Option<Duration>,
+    /// How long one of several addresses, those of an endpoint or of its host's name, may take to answer
+    /// before the next one is tried beside it. Default 250 ms, at least 100 ms and at most 2 s (gRFC A61,
+    /// RFC 8305). `None` tries the next one only when the one before has failed.
+    pub connection_attempt_delay: Option<Duration>,
     /// The local address to connect from. Default `None`, any.
     pub local_address: Option<IpAddr>,
 
@@ -81,7 +82,7 @@ impl Default for Http2Settings {
             tcp_keepalive_interval: None,
             tcp_keepalive_retries: None,
             tcp_connect_timeout: None,
-            happy_eyeballs_timeout: Some(Duration::from_millis(300)),
+            connection_attempt_delay: Some(ATTEMPT_DELAY),
             local_address: None,
             keep_alive_interval: None,
             keep_alive_timeout: Duration::from_secs(20),
@@ -145,6 +146,14 @@ impl Http2Settings {
         positive("keep_alive_interval", self.keep_alive_interval)?;
         positive("keep_alive_timeout", Some(self.keep_alive_timeout))?;
         positive("tcp_connect_timeout", self.tcp_connect_timeout)?;
+        if let Some(delay) = self.connection_attempt_delay
+            && !ATTEMPT_DELAYS.contains(&delay)
+        {
+            return Err(Error::config(
+                "connection_attempt_delay",
+                format!("{delay:?} is not within {ATTEMPT_DELAYS:?}"),
+            ));
+        }
         if let Some(origin) = &self.origin
             && (origin.scheme().is_none() || origin.authority().is_none())
         {
@@ -172,7 +181,7 @@ mod tests {
     #[test]
     fn what_the_protocol_cannot_do_is_refused_by_name() {
         type Change = fn(&mut Http2Settings);
-        let bad: [(&str, Change); 9] = [
+        let bad: [(&str, Change); 11] = [
             ("initial_stream_window_bytes", |s| {
                 s.initial_stream_window_bytes = Some(1 << 31)
             }),
@@ -190,6 +199,12 @@ mod tests {
             }),
             ("keep_alive_timeout", |s| {
                 s.keep_alive_timeout = Duration::ZERO
+            }),
+            ("connection_attempt_delay", |s| {
+                s.connection_attempt_delay = Some(Duration::from_millis(99))
+            }),
+            ("connection_attempt_delay", |s| {
+                s.connection_attempt_delay = Some(Duration::from_millis(2_001))
             }),
             ("origin", |s| s.origin = Some(Uri::from_static("/path"))),
         ];

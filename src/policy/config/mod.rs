@@ -12,8 +12,8 @@ mod settings;
 
 pub use settings::{
     AdaptiveConfig, C3Config, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig,
-    NoSettings, OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PrequalConfig, RendezvousConfig,
-    RingHashConfig,
+    NoSettings, OrcaWeightedRoundRobinConfig, PeakEwmaConfig, PickFirstConfig, PrequalConfig,
+    RendezvousConfig, RingHashConfig,
 };
 
 /// A policy by its name, with its settings as plain data: what a flag or a configuration file says.
@@ -91,6 +91,8 @@ pub enum PolicyConfig {
     C3(C3Config),
     /// `adaptive`: [`Adaptive`](crate::policy::Adaptive).
     Adaptive(AdaptiveConfig),
+    /// `pick_first`: [`PickFirst`](crate::policy::PickFirst).
+    PickFirst(PickFirstConfig),
 }
 
 impl PolicyConfig {
@@ -111,6 +113,7 @@ impl PolicyConfig {
             Self::Prequal(PrequalConfig::default()),
             Self::C3(C3Config::default()),
             Self::Adaptive(AdaptiveConfig::default()),
+            Self::PickFirst(PickFirstConfig::default()),
         ]
         .into_iter()
     }
@@ -132,6 +135,7 @@ impl PolicyConfig {
             Self::Prequal(_) => "prequal",
             Self::C3(_) => "c3",
             Self::Adaptive(_) => "adaptive",
+            Self::PickFirst(_) => "pick_first",
         }
     }
 
@@ -156,6 +160,7 @@ impl PolicyConfig {
             Self::Prequal(settings) => Arc::new(settings.build()?),
             Self::C3(settings) => Arc::new(settings.build()?),
             Self::Adaptive(settings) => Arc::new(settings.build()?),
+            Self::PickFirst(settings) => Arc::new(settings.build()?),
         })
     }
 }

@@ -5,7 +5,7 @@ use crate::load::Until;
 use crate::policy::config::{bound, set, sources, time};
 use crate::policy::{
     Adaptive, C3, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
-    Prequal, Rendezvous, RingHash,
+    PickFirst, Prequal, Rendezvous, RingHash,
 };
 
 /// One type of settings: all of them optional, an unknown one refused.
@@ -170,6 +170,18 @@ settings! {
 }
 
 settings! {
+    /// Settings of [`PickFirst`].
+    PickFirstConfig {
+        /// [`with_shuffle`](PickFirst::with_shuffle). In a file also `shuffleAddressList`, as gRPC's
+        /// service config has it.
+        #[cfg_attr(feature = "serde", serde(alias = "shuffleAddressList"))]
+        shuffle_address_list: bool,
+        /// [`with_connection_attempt_delay`](PickFirst::with_connection_attempt_delay).
+        connection_attempt_delay_seconds: Option<f64>,
+    }
+}
+
+settings! {
     /// A [`HashSource`]. Exactly one of the sources is to be named.
     HashSourceConfig {
         /// [`HashSource::header`].
@@ -307,6 +319,17 @@ impl AdaptiveConfig {
             policy.without_probes()
         } else {
             policy
+        })
+    }
+}
+
+impl PickFirstConfig {
+    pub(super) fn build(&self) -> Result<PickFirst, Error> {
+        let policy = PickFirst::default().with_shuffle(self.shuffle_address_list);
+        let delay = self.connection_attempt_delay_seconds;
+        let delay = time("connection_attempt_delay_seconds", delay)?;
+        set(policy, delay, |p, delay| {
+            p.with_connection_attempt_delay(delay)
         })
     }
 }

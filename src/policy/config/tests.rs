@@ -123,6 +123,22 @@ mod read {
     }
 
     #[test]
+    fn pick_first_is_read_as_grpc_writes_it() {
+        for name in ["shuffleAddressList", "shuffle_address_list"] {
+            let json = format!(r#"{{"policy":"pick_first","{name}":true}}"#);
+            let Ok(PolicyConfig::PickFirst(settings)) = read(&json) else {
+                panic!("it is right: {json}");
+            };
+            assert!(settings.shuffle_address_list, "{json}");
+            let policy = settings.build().expect("it is right");
+            assert_eq!(
+                policy,
+                crate::policy::PickFirst::default().with_shuffle(true)
+            );
+        }
+    }
+
+    #[test]
     fn what_is_not_known_is_refused() {
         for (json, word) in [
             (r#"{"policy":"least_request","choice":3}"#, "choice"),

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::math::testing::seeded;
+use crate::policy::Connects;
 
 /// One thing that may happen. Numbers are taken modulo what there is.
 #[derive(Debug, Clone)]
@@ -108,6 +109,33 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
     }
 }
 
+/// While it is not so that each is dialled by its own backoff.
+fn assert_in_order(m: &Machine, order: &Order) {
+    let c = &m.cluster;
+    let mut ready = 0;
+    let mut usable = 0;
+    for entry in c.entries.values() {
+        let is_ready = entry.phase.connection().is_some();
+        ready += usize::from(is_ready);
+        usable += usize::from(is_ready && entry.subchannel.health().gate().is_open());
+    }
+    if order.has_chosen() {
+        let all = (ready, usable, c.dialing, c.dial_queue.len());
+        assert_eq!(
+            all,
+            (1, 1, 0, 0),
+            "one is connected, and no other is wanted"
+        );
+    } else {
+        assert_eq!(usable, 0, "one that can be used is chosen");
+        assert!(c.dial_queue.len() <= 1, "one has its turn");
+        assert!(
+            c.entries.is_empty() || c.dialing + c.dial_queue.len() > 0,
+            "a pass goes on until it has ended"
+        );
+    }
+}
+
 fn assert_invariants(m: &mut Machine) {
     let c = &m.cluster;
     assert!(
@@ -123,12 +151,13 @@ fn assert_invariants(m: &mut Machine) {
         match entry.phase {
             Phase::Waiting { due } => {
                 waiting += 1;
+                let queued = c.dial_queue.contains(&(due, *key));
                 assert!(
-                    c.dial_queue.contains(&(due, *key)),
-                    "who waits is in the queue"
+                    queued || c.order.as_ref().is_some_and(|order| !order.has_ended()),
+                    "who waits is in the queue, unless it waits for its turn"
                 );
                 assert!(
-                    due > m.now || c.dialing == c.settings.max_concurrent_dials,
+                    !queued || due > m.now || c.dialing == c.settings.max_concurrent_dials,
                     "who is due is dialled as soon as there is a permit"
                 );
             }
@@ -163,7 +192,10 @@ fn assert_invariants(m: &mut Machine) {
         dialing,
         "no dial is under way for an endpoint that left"
     );
-    assert_eq!(c.dial_queue.len(), waiting, "nobody else is in the queue");
+    match &c.order {
+        Some(order) if !order.has_ended() => assert_in_order(m, order),
+        _ => assert_eq!(c.dial_queue.len(), waiting, "nobody else is in the queue"),
+    }
     assert_eq!(
         c.ejections.ejected(),
         out,
@@ -222,15 +254,28 @@ proptest! {
 
     #[test]
     fn any_events_keep_the_invariants(acts in prop::collection::vec(act(), 1..80)) {
-        let mut m = Machine::new(dials(2));
-        let mut ended = Vec::new();
-        for act in acts {
-            perform(&mut m, act, &mut ended);
-            assert_invariants(&mut m);
-        }
-        m.update([] as [&str; 0]);
-        assert_invariants(&mut m);
-        prop_assert_eq!(m.ejected(), 0, "an empty set has given everything back");
-        prop_assert_eq!(m.cluster.next_tick(), None, "and waits for nothing");
+        keep_the_invariants(dials(2), acts);
     }
+
+    #[test]
+    fn any_events_keep_the_invariants_in_order(
+        acts in prop::collection::vec(act(), 1..80),
+        shuffle: bool,
+    ) {
+        let connects = Connects::InOrder { attempt_delay: Duration::from_millis(250), shuffle };
+        keep_the_invariants(Settings { connects, ..dials(2) }, acts);
+    }
+}
+
+fn keep_the_invariants(settings: Settings, acts: Vec<Act>) {
+    let mut m = Machine::new(settings);
+    let mut ended = Vec::new();
+    for act in acts {
+        perform(&mut m, act, &mut ended);
+        assert_invariants(&mut m);
+    }
+    m.update([] as [&str; 0]);
+    assert_invariants(&mut m);
+    assert_eq!(m.ejected(), 0, "an empty set has given everything back");
+    assert_eq!(m.cluster.next_tick(), None, "and waits for nothing");
 }

@@ -12,6 +12,7 @@ mod dialing;
 mod ejection;
 mod invariants;
 mod membership;
+mod order;
 mod rows;
 mod summary;
 

@@ -18,7 +18,7 @@ use crate::endpoint::Endpoint;
 use crate::grpc::http2::{Http2, Http2Connector, Http2Settings};
 
 /// A server that answers with what it saw: scheme, authority, path and body.
-async fn echo() -> SocketAddr {
+pub(super) async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -43,7 +43,7 @@ async fn connect(settings: Http2Settings, address: String) -> Http2 {
     soon("a connection", dialled).await.expect("it connects")
 }
 
-async fn text(service: &mut Http2, request: Request<tonic::body::Body>) -> String {
+pub(super) async fn text(service: &mut Http2, request: Request<tonic::body::Body>) -> String {
     let response = soon("a response", service.call(request))
         .await
         .expect("a response");
@@ -94,7 +94,7 @@ async fn all_settings_together_make_a_working_connection() {
         tcp_keepalive_interval: Some(second),
         tcp_keepalive_retries: Some(3),
         tcp_connect_timeout: Some(10 * second),
-        happy_eyeballs_timeout: None,
+        connection_attempt_delay: None,
         local_address: Some(address.ip()),
         keep_alive_interval: Some(second),
         keep_alive_while_idle: true,
