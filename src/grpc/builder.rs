@@ -238,7 +238,7 @@ impl<C> Builder<C> {
         self
     }
 
-    /// The algorithm; the default is [`LeastRequest`](crate::policy::LeastRequest) of two.
+    /// The algorithm; the default is [`Adaptive`](crate::policy::Adaptive).
     pub fn policy(self, policy: impl Policy) -> Self {
         self.balance(|balance| balance.policy(policy))
     }
