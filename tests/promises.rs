@@ -13,7 +13,10 @@ use evenkeel::balance::{
 use evenkeel::call::{ChosenEndpoint, HashKey, RequestInfo, SourceIp, WaitForReady};
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
-use evenkeel::health::{Ejection, Ejections, Gate, Health};
+use evenkeel::health::{
+    Cause, Counts, Ejection, Ejections, FailurePercentage, Gate, Health, OutlierDetection,
+    SuccessRate,
+};
 use evenkeel::load::{
     InFlight, LatencyEstimate, ProbeRules, Rate, ReportRules, Reports, ServerQueue,
 };
@@ -164,6 +167,12 @@ fn plain_data_is_plain() {
     copy::<ByResult>();
     copy::<ByStatusCode>();
     ordinary::<Ejection>();
+    ordinary::<OutlierDetection>();
+    copy::<OutlierDetection>();
+    ordinary::<SuccessRate>();
+    ordinary::<FailurePercentage>();
+    ordinary::<Counts>();
+    ordinary::<Cause>();
     copy::<Ejection>();
     ordinary::<Backoff>();
     copy::<Backoff>();

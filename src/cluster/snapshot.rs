@@ -9,6 +9,7 @@ use crate::cluster::Settings;
 use crate::connection::{End, Ended, Inbox};
 use crate::endpoint::ConnectivityState;
 use crate::error::BoxError;
+use crate::health::Cause;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::observe::{Ejected, EndpointReport, Report};
@@ -45,6 +46,7 @@ pub(crate) struct EjectionDetail {
     pub(crate) since: Instant,
     pub(crate) until: Instant,
     pub(crate) times: u32,
+    pub(crate) cause: Cause,
 }
 
 /// The set as a whole.
@@ -240,7 +242,7 @@ impl<S> Shared<S> {
                             since: now.saturating_duration_since(ejection.since),
                             until: ejection.until.saturating_duration_since(now),
                             times: ejection.times,
-                            reason: "consecutive failures",
+                            reason: ejection.cause.as_str(),
                         }),
                     last_error: detail
                         .and_then(|d| d.last_error.as_deref())

@@ -86,6 +86,8 @@ pub(crate) struct Cluster<S> {
     /// Who waits for a dial, by when it is due.
     dial_queue: BTreeSet<(Instant, u64)>,
     dialing: usize,
+    /// When the endpoints are compared next, if they are.
+    next_comparison: Option<Instant>,
     /// Who is ejected, by when that is over.
     ejection_ends: BTreeSet<(Instant, u64)>,
     resolved: bool,
@@ -116,6 +118,7 @@ impl<S: Clone> Cluster<S> {
             order,
             dial_queue: BTreeSet::new(),
             dialing: 0,
+            next_comparison: None,
             ejection_ends: BTreeSet::new(),
             resolved: false,
             discovery_error: None,
@@ -152,6 +155,7 @@ impl<S: Clone> Cluster<S> {
             Event::Health { key, change } => self.health(key, change, now),
             Event::Tick => {}
         }
+        self.compare(now);
         self.end_ejections(now);
         self.keep_order(now);
         self.start_dials(now);
@@ -167,7 +171,7 @@ impl<S: Clone> Cluster<S> {
         let dial = self.dial_queue.first().map(|&(due, _)| due);
         let dial = dial.filter(|_| self.dialing < self.settings.max_concurrent_dials);
         let ejection = self.ejection_ends.first().map(|&(due, _)| due);
-        let wakes = [dial, ejection, self.next_turn()];
+        let wakes = [dial, ejection, self.next_turn(), self.next_comparison];
         wakes.into_iter().flatten().min()
     }
 

@@ -3,13 +3,15 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::health::OutlierDetection;
 use crate::math::atomic::{AtomicUsize, Ordering};
 
-/// The rules of ejection by failures in a row.
+/// The rules of ejection: by failures in a row, and by comparison with the others if it is asked for.
 ///
 /// | setting | default | source |
 /// |---|---|---|
 /// | failures in a row | 5 | Envoy `consecutive_5xx` |
+/// | [outlier detection](OutlierDetection) | off | gRFC A50: by the service's configuration |
 /// | base ejection time | 30 s | gRFC A50 `base_ejection_time` |
 /// | maximum ejection time | 300 s | gRFC A50 `max_ejection_time` |
 /// | maximum ejection percent | 50 % | room for one of two endpoints; gRFC A50 and Envoy: 10 % |
@@ -21,6 +23,7 @@ pub struct Ejection {
     max_time: Duration,
     max_percent: u32,
     panic_threshold_percent: u32,
+    outlier_detection: Option<OutlierDetection>,
 }
 
 impl Default for Ejection {
@@ -31,12 +34,13 @@ impl Default for Ejection {
             max_time: Duration::from_secs(300),
             max_percent: 50,
             panic_threshold_percent: 50,
+            outlier_detection: None,
         }
     }
 }
 
 impl Ejection {
-    /// No ejection at all: outcomes are counted, nothing follows.
+    /// No ejection at all.
     pub fn off() -> Self {
         Self::default().with_max_percent(0)
     }
@@ -45,6 +49,14 @@ impl Ejection {
     #[must_use]
     pub fn with_consecutive_failures(mut self, failures: u32) -> Self {
         self.consecutive_failures = failures;
+        self
+    }
+
+    /// Ejects also who fails more calls than the others; default off. Each call's end then costs one atomic
+    /// addition more.
+    #[must_use]
+    pub fn with_outlier_detection(mut self, rules: impl Into<Option<OutlierDetection>>) -> Self {
+        self.outlier_detection = rules.into();
         self
     }
 
@@ -84,6 +96,11 @@ impl Ejection {
         self.panic_threshold_percent
     }
 
+    /// How endpoints are compared, if they are.
+    pub fn outlier_detection(&self) -> Option<&OutlierDetection> {
+        self.outlier_detection.as_ref()
+    }
+
     /// How long the `times`-th ejection in a row lasts, counted from 1.
     pub fn duration(&self, times: u32) -> Duration {
         self.base_time
@@ -106,6 +123,9 @@ impl Ejection {
                 "ejection",
                 "consecutive_failures is 0; the least is 1",
             ));
+        }
+        if let Some(outliers) = &self.outlier_detection {
+            outliers.validate()?;
         }
         if self.base_time.is_zero() {
             return Err(Error::config("ejection", "base_time is zero"));
@@ -161,6 +181,12 @@ impl Ejections {
     /// How many are out.
     pub fn ejected(&self) -> usize {
         self.ejected.load(Ordering::Relaxed)
+    }
+
+    /// Whether calls that end are to be counted.
+    #[inline]
+    pub(crate) fn counts_calls(&self) -> bool {
+        self.rules.outlier_detection.is_some()
     }
 
     pub(crate) fn threshold(&self) -> u32 {

@@ -7,19 +7,23 @@
 //!
 //! - [`gate`]: whether one endpoint lets calls in, and the single probing call on its way back;
 //! - [`ejection`]: the rules: how many failures in a row, for how long, how many endpoints at most;
+//! - [`outlier`]: who fails more than the others do, looked at after each interval;
 //! - [`panic`](panic_mode): when so few endpoints are left that the ejections are ignored.
 //!
 //! [`Health::admits`] is the one answer to "may this endpoint be picked".
 
 pub mod ejection;
 pub mod gate;
+pub mod outlier;
 pub mod panic_mode;
 
 pub use ejection::{Ejection, Ejections};
 pub use gate::{Entry, Gate};
+pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};
 
 use crate::math::atomic::{AtomicU32, Ordering};
 use crate::outcome::Outcome;
+use outlier::Bucket;
 
 /// A change that the control plane must hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +42,7 @@ pub enum Change {
 pub struct Health {
     gate: Gate,
     consecutive_failures: AtomicU32,
+    ended: Bucket,
 }
 
 impl Health {
@@ -68,13 +73,21 @@ impl Health {
     pub fn record(&self, outcome: Outcome, entry: Entry, rules: &Ejections) -> Option<Change> {
         match (outcome, entry) {
             (Outcome::Success, Entry::Normal) => {
+                if rules.counts_calls() {
+                    self.ended.count_success();
+                }
                 // A plain load keeps the cache line shared while all is well.
                 if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
                     self.consecutive_failures.store(0, Ordering::Relaxed);
                 }
                 None
             }
-            (Outcome::Failure, Entry::Normal) => self.count_failure(rules),
+            (Outcome::Failure, Entry::Normal) => {
+                if rules.counts_calls() {
+                    self.ended.count_failure();
+                }
+                self.count_failure(rules)
+            }
             (Outcome::Success, Entry::Probe) => self.pass_probe(rules),
             (Outcome::Failure, Entry::Probe) => self.gate.fail_probe().then_some(Change::Ejected),
             (_, Entry::Probe) => self.gate.return_probe().then_some(Change::ProbeReturned),
@@ -91,6 +104,23 @@ impl Health {
         }
         rules.release();
         Some(Change::Readmitted)
+    }
+
+    /// What ended since the last time, if the rules want it counted.
+    pub fn take_counts(&self) -> Counts {
+        self.ended.take()
+    }
+
+    /// Ejects the endpoint, if it is in full use and one more may be out.
+    pub fn eject(&self, rules: &Ejections) -> bool {
+        if !self.gate.is_open() || !rules.reserve() {
+            return false;
+        }
+        let ejected = self.gate.eject();
+        if !ejected {
+            rules.release();
+        }
+        ejected
     }
 
     /// Forgets the failures in a row: a new connection is a new start.
@@ -111,14 +141,7 @@ impl Health {
             return None;
         }
         let before = self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
-        if before.saturating_add(1) < rules.threshold() || !rules.reserve() {
-            return None;
-        }
-        if self.gate.eject() {
-            Some(Change::Ejected)
-        } else {
-            rules.release();
-            None
-        }
+        let is_enough = before.saturating_add(1) >= rules.threshold();
+        (is_enough && self.eject(rules)).then_some(Change::Ejected)
     }
 }

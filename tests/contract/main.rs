@@ -18,6 +18,7 @@ mod chaos;
 mod ejection;
 mod ejection_streams;
 mod mistakes;
+mod outliers;
 mod pick_first;
 mod ways_in;
 mod weights;

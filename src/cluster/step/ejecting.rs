@@ -4,7 +4,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cluster::step::Cluster;
-use crate::health::{Change, Entry};
+use crate::health::{Cause, Change, Counts, Entry};
 
 impl<S: Clone> Cluster<S> {
     /// The health of an endpoint changed.
@@ -13,10 +13,12 @@ impl<S: Clone> Cluster<S> {
             return;
         };
         match change {
+            // By its probing call: for what it was out for.
             Change::Ejected => {
-                let until = entry.eject(&self.settings.ejection, now);
-                self.ejection_ends.insert((until, key));
-                warn!(endpoint = %entry.endpoint.id(), seconds = (until - now).as_secs_f64(), "ejected: too many failures in a row");
+                let before = entry.ejection.as_ref();
+                let cause = before.map_or(Cause::ConsecutiveFailures, |before| before.cause);
+                self.eject(key, cause, now);
+                return;
             }
             // Out again already, and that word came first: it is the newer one.
             Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
@@ -26,10 +28,59 @@ impl<S: Clone> Cluster<S> {
             }
             Change::ProbeReturned => {}
         }
+        self.see_health_of(key, now);
+    }
+
+    fn eject(&mut self, key: u64, cause: Cause, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        let until = entry.eject(cause, &self.settings.ejection, now);
+        self.ejection_ends.insert((until, key));
+        let seconds = (until - now).as_secs_f64();
+        warn!(endpoint = %entry.endpoint.id(), seconds, cause = cause.as_str(), "ejected");
+        self.see_health_of(key, now);
+    }
+
+    fn see_health_of(&mut self, key: u64, now: Instant) {
         self.touch(key);
         if self.order.is_some() {
             self.look_at(key);
             self.spare(key, now);
+        }
+    }
+
+    /// Ejects the outliers of an interval that is over.
+    pub(super) fn compare(&mut self, now: Instant) {
+        let Some(rules) = self.settings.ejection.outlier_detection().copied() else {
+            return;
+        };
+        let due = *self.next_comparison.get_or_insert(now + rules.interval());
+        if now < due {
+            return;
+        }
+        // What a busy task is late by must not move the later ones.
+        let next = due + rules.interval();
+        self.next_comparison = Some(if next > now {
+            next
+        } else {
+            now + rules.interval()
+        });
+        let counted = |key| {
+            let entry = self.entries.get(&key);
+            entry.map_or_else(Counts::default, |e| e.subchannel.health().take_counts())
+        };
+        let counts: Vec<Counts> = self.rows.iter().map(|row| counted(row.key)).collect();
+        let mut ejected = Vec::new();
+        rules.judge(&counts, &mut self.rng, |index, cause| {
+            let key = self.rows[index].key;
+            let entry = self.entries.get(&key);
+            if entry.is_some_and(|entry| entry.subchannel.health().eject(&self.ejections)) {
+                ejected.push((key, cause));
+            }
+        });
+        for (key, cause) in ejected {
+            self.eject(key, cause, now);
         }
     }
 

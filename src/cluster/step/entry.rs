@@ -8,12 +8,12 @@ use tokio::time::Instant;
 use crate::cluster::snapshot::{Detail, EjectionDetail};
 use crate::connection::End;
 use crate::endpoint::{ConnectivityState, Endpoint};
-use crate::health::Ejection;
+use crate::health::{Cause, Ejection, OutlierDetection};
 use crate::math::{Backoff, Rng};
 use crate::policy::{Candidate, Subchannel};
 
-/// A healthy stretch of this length takes one off the count of ejections in a row: gRFC A50's
-/// default interval.
+/// A healthy stretch of an interval takes one off the count of ejections in a row: this where no interval is
+/// set, gRFC A50's default.
 const EJECTION_DECAY: Duration = Duration::from_secs(10);
 
 /// After a connection that was ready, the next dial starts no sooner than this part of the base
@@ -252,11 +252,19 @@ impl<S: Clone> Entry<S> {
     }
 
     /// The ejector took it out. Returns until when.
-    pub(super) fn eject(&mut self, rules: &Ejection, now: Instant) -> Instant {
+    pub(super) fn eject(&mut self, cause: Cause, rules: &Ejection, now: Instant) -> Instant {
         if let Some(readmitted) = self.readmitted.take() {
-            let healthy = (now - readmitted).as_secs() / EJECTION_DECAY.as_secs();
-            let healthy = u32::try_from(healthy).unwrap_or(u32::MAX);
-            self.ejected_times = self.ejected_times.saturating_sub(healthy);
+            let interval = rules.outlier_detection().map(OutlierDetection::interval);
+            let interval = interval.unwrap_or(EJECTION_DECAY);
+            // What it is out for by comparison it did in the interval that ends now.
+            let faulty = match cause {
+                Cause::ConsecutiveFailures => Duration::ZERO,
+                _ => interval,
+            };
+            let healthy = (now - readmitted).saturating_sub(faulty);
+            let intervals = healthy.as_nanos() / interval.as_nanos().max(1);
+            let intervals = u32::try_from(intervals).unwrap_or(u32::MAX);
+            self.ejected_times = self.ejected_times.saturating_sub(intervals);
         }
         self.ejected_times = self.ejected_times.saturating_add(1);
         let until = after(now, rules.duration(self.ejected_times));
@@ -265,6 +273,7 @@ impl<S: Clone> Entry<S> {
             since,
             until,
             times: self.ejected_times,
+            cause,
         });
         until
     }

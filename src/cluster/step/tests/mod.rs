@@ -13,6 +13,7 @@ mod ejection;
 mod invariants;
 mod membership;
 mod order;
+mod outliers;
 mod rows;
 mod summary;
 
