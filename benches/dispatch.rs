@@ -26,7 +26,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use evenkeel::Balance;
 use evenkeel::balance::Plain;
-use evenkeel::policy::{LeastRequest, Policy, Random, RoundRobin};
+use evenkeel::policy::{Adaptive, LeastRequest, Policy, Random, RoundRobin};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 use tower::balance::p2c;
@@ -319,6 +319,12 @@ fn main() {
                 one.block_on(balance(n, LeastRequest::default())),
                 count,
             ),
+            Arm::one(
+                "adaptive",
+                &one,
+                one.block_on(balance(n, Adaptive::default())),
+                count,
+            ),
             Arm::one("tower", &one, tower_balance(n), slow),
             Arm::one("buffer", &one, buffer, slow),
         ];
@@ -346,6 +352,12 @@ fn main() {
                 "least of two",
                 &two,
                 two.block_on(balance(n, LeastRequest::default())),
+                count,
+            ),
+            Arm::many(
+                "adaptive",
+                &two,
+                two.block_on(balance(n, Adaptive::default())),
                 count,
             ),
             Arm::many("buffer", &two, buffer, slow),
