@@ -21,6 +21,7 @@ mod driver;
 mod probes;
 mod snapshot;
 mod step;
+mod watches;
 
 pub(crate) use clock::now;
 pub(crate) use driver::{Launch, launch};

@@ -22,6 +22,10 @@
 
 mod limits;
 mod schedule;
+mod watch;
+
+pub use watch::{NoWatch, Watch, WatchError};
+pub(crate) use watch::{Pauses, keep};
 
 pub(crate) use schedule::{Prober, Request, Schedule, can_be_asked, schedule};
 

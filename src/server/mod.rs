@@ -33,6 +33,7 @@
 mod body;
 mod cpu;
 mod layer;
+mod out_of_band;
 mod probe;
 mod record;
 
