@@ -7,9 +7,9 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
-use tonic::body;
 
 use crate::outcome::LoadReport;
+use crate::server::out_of_band::Reports;
 use crate::server::probe::Reply;
 use crate::server::record::Call;
 
@@ -36,7 +36,7 @@ pub(super) enum Own {
     // Boxed, so that it costs the other kinds no room.
     Probe(Box<Reply>),
     /// Reports beside the calls.
-    Reports(body::Body),
+    Reports(Reports),
 }
 
 impl Own {
@@ -77,7 +77,7 @@ where
             }
             ContentProjection::Own(Own::Reports(reports)) => {
                 // It has no errors: they are statuses in its trailers.
-                let frame = ready!(Pin::new(reports).poll_frame(cx)).and_then(Result::ok);
+                let frame = ready!(reports.as_mut().poll_frame(cx)).and_then(Result::ok);
                 return Poll::Ready(frame.map(|frame| Ok(frame.map_data(B::Data::from))));
             }
         };

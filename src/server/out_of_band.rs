@@ -1,13 +1,15 @@
 //! Reports beside the calls: a stream of them that ends with its caller.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures_util::stream;
 use http_body::Body;
 use tokio::time::sleep;
+use tonic::Status;
 use tonic::codec::{BufferSettings, EncodeBody, SingleMessageCompressionOverride, Streaming};
-use tonic::{Status, body};
 use tonic_prost::{ProstDecoder, ProstEncoder};
 
 use crate::error::BoxError;
@@ -27,16 +29,19 @@ pub(super) fn is_out_of_band(path: &str) -> bool {
     path == OUT_OF_BAND_PATH
 }
 
+/// The body of an answer.
+pub(super) type Reports = Pin<Box<dyn Body<Data = Bytes, Error = Status> + Send + Sync>>;
+
 /// What the next report waits for.
 enum Turn {
     /// To know what is asked for.
-    Read(Streaming<OrcaLoadReportRequest>),
+    Read(Box<Streaming<OrcaLoadReportRequest>>),
     Interval(Duration),
 }
 
 /// The body of the answer to `request`: a report at once, and one in each interval, of at least `least`.
 /// Ends when the record says so, with UNAVAILABLE.
-pub(super) fn reports<B>(request: B, record: Arc<Record>, least: Duration) -> body::Body
+pub(super) fn reports<B>(request: B, record: Arc<Record>, least: Duration) -> Reports
 where
     B: Body + Send + 'static,
     B::Error: Into<BoxError>,
@@ -44,10 +49,10 @@ where
     let buffers = BufferSettings::new(BUFFER_BYTES, MOST_MESSAGE_BYTES);
     let decoder = ProstDecoder::new(buffers);
     let request = Streaming::new_request(decoder, request, None, Some(MOST_MESSAGE_BYTES));
-    let reports = stream::unfold(Some(Turn::Read(request)), move |turn| {
+    let reports = stream::unfold(Some(Turn::Read(Box::new(request))), move |turn| {
         next(turn, record.clone(), least)
     });
-    body::Body::new(EncodeBody::new_server(
+    Box::pin(EncodeBody::new_server(
         ProstEncoder::new(buffers),
         reports,
         None,

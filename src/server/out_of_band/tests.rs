@@ -25,7 +25,7 @@ fn asking(interval: Duration) -> Bytes {
 }
 
 /// The next report; none at the end.
-async fn next_report(reports: &mut body::Body) -> Option<LoadReport> {
+async fn next_report(reports: &mut Reports) -> Option<LoadReport> {
     let frame = timeout(Duration::from_secs(3_600), reports.frame()).await;
     let frame = frame.expect("one within the hour")?;
     let data = frame.expect("errors are statuses").into_data().ok()?;
