@@ -21,10 +21,8 @@ use tonic::{Request, Response, Status, Streaming};
 use proto::demo_server::{Demo, DemoServer};
 use proto::{EchoReply, EchoRequest};
 
-#[allow(unused, missing_docs, unreachable_pub, reason = "generated")]
-mod proto {
-    include!("../proto/generated/evenkeel.demo.v1.rs");
-}
+#[path = "../tests/support/proto.rs"]
+pub mod proto;
 
 const UTILIZATIONS: [f64; 2] = [0.1, 0.9];
 
