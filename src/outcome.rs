@@ -6,11 +6,15 @@
 
 mod load_report;
 #[cfg(feature = "grpc")]
+mod out_of_band;
+#[cfg(feature = "grpc")]
 mod probe_reply;
 #[cfg(feature = "grpc")]
 mod wire;
 
 pub use load_report::LoadReport;
+#[cfg(feature = "grpc")]
+pub(crate) use out_of_band::{MOST_MESSAGE_BYTES, OUT_OF_BAND_PATH, interval_of, request_for};
 #[cfg(feature = "grpc")]
 pub(crate) use probe_reply::{PROBE_PATH, probe_request};
 

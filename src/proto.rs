@@ -6,6 +6,12 @@ pub(crate) mod orca {
     include!("../proto/generated/orca/xds.data.orca.v3.rs");
 }
 
+/// How a server is asked to report its load beside the calls.
+#[expect(unreachable_pub, reason = "generated for a crate of its own")]
+pub(crate) mod orca_service {
+    include!("../proto/generated/orca/xds.service.orca.v3.rs");
+}
+
 /// How servers are probed.
 #[expect(unreachable_pub, reason = "generated for a crate of its own")]
 pub(crate) mod load {

@@ -23,6 +23,8 @@ struct Target {
     server: bool,
 }
 
+const DURATION: &str = "google/protobuf/duration.proto";
+
 const TARGETS: &[Target] = &[
     Target {
         include: "proto",
@@ -34,7 +36,10 @@ const TARGETS: &[Target] = &[
     // What the crate itself speaks: `src/proto.rs`.
     Target {
         include: "proto",
-        protos: &["xds/data/orca/v3/orca_load_report.proto"],
+        protos: &[
+            "xds/data/orca/v3/orca_load_report.proto",
+            "xds/service/orca/v3/orca.proto",
+        ],
         into: "proto/generated/orca",
         client: false,
         server: false,
@@ -88,10 +93,10 @@ fn generate(root: &Path, target: &Target, index: usize) -> BTreeMap<String, Stri
     fs::create_dir_all(&out).expect("an output directory can be made");
     let mut descriptors = protox::compile(target.protos, [root.join(target.include)])
         .unwrap_or_else(|error| panic!("{:?} must compile: {error}", target.protos));
-    // Not what they import: that is options, and what `prost_types` has.
-    descriptors
-        .file
-        .retain(|file| target.protos.contains(&file.name()));
+    // Not what they import: that is options, and what `prost_types` has, of which the generator wants to see
+    // the messages that it names.
+    let named = |name: &str| target.protos.contains(&name) || name == DURATION;
+    descriptors.file.retain(|file| named(file.name()));
     tonic_prost_build::configure()
         .build_client(target.client)
         .build_server(target.server)

@@ -5,6 +5,7 @@ use std::future::{Ready, ready};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use evenkeel::balance::{
@@ -32,7 +33,7 @@ use evenkeel::policy::{
     Picker, Policy, Prequal, ProbeRequests, Random, Rendezvous, RingHash, RoundRobin, Subchannel,
     Tried, WeightedRandom, WeightedRoundRobin,
 };
-use evenkeel::probe::{Answer, NoProbe, Probe, ProbeFn};
+use evenkeel::probe::{Answer, NoProbe, NoWatch, Probe, ProbeFn, Watch, WatchError};
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, EndpointId, Error};
 use http_body_util::Full;
 use tower::{Layer, Service};
@@ -280,6 +281,18 @@ fn probes_can_be_stored_and_are_seams_of_their_own() {
     copy::<ProbeRequests>();
 }
 
+#[test]
+fn watches_can_be_stored_and_are_seams_of_their_own() {
+    type Words = futures::stream::Empty<Result<LoadReport, WatchError>>;
+    fn is_watch<W: Watch<Plainest>>() {}
+    is_watch::<NoWatch>();
+    ordinary::<NoWatch>();
+    copy::<NoWatch>();
+    ordinary::<WatchError>();
+    fn any(_: &dyn Watch<Plainest, Terms = Duration, Word = LoadReport, Stream = Words>) {}
+    let _ = any;
+}
+
 #[cfg(feature = "grpc")]
 #[test]
 fn what_servers_add_can_be_shared_and_stored() {
@@ -288,6 +301,8 @@ fn what_servers_add_can_be_shared_and_stored() {
     };
     ordinary::<evenkeel::grpc::LoadProbe>();
     clone::<evenkeel::grpc::LoadProbe>();
+    ordinary::<evenkeel::grpc::LoadReports>();
+    clone::<evenkeel::grpc::LoadReports>();
     ordinary::<LoadReportLayer>();
     clone::<LoadReportLayer>();
     ordinary::<LoadReporter>();

@@ -56,10 +56,13 @@ async fn unary(time: Option<Duration>, status: &'static str) -> http::Response<F
 /// The report at the end of a response.
 async fn report_of<S, B>(service: S) -> LoadReport
 where
-    S: Service<http::Request<()>, Response = http::Response<B>, Error = Infallible>,
+    S: Service<http::Request<String>, Response = http::Response<B>, Error = Infallible>,
     B: Body<Error = Infallible>,
 {
-    let response = service.oneshot(http::Request::new(())).await.unwrap();
+    let response = service
+        .oneshot(http::Request::new(String::new()))
+        .await
+        .unwrap();
     let head = response.headers().clone();
     let body = response.into_body().collect().await.unwrap();
     let headers = body.trailers().unwrap_or(&head);
@@ -70,7 +73,7 @@ where
 async fn requests_under_way_and_the_latency_at_this_many_are_told() {
     let layer = LoadReportLayer::new();
     let time = Duration::from_millis(30);
-    let service = layer.layer(service_fn(move |_: http::Request<()>| async move {
+    let service = layer.layer(service_fn(move |_: http::Request<String>| async move {
         Ok(unary(Some(time), "0").await)
     }));
     let alone = report_of(service.clone()).await;
@@ -81,10 +84,17 @@ async fn requests_under_way_and_the_latency_at_this_many_are_told() {
         "{latency:?} is its own"
     );
 
-    let stuck =
-        service_fn(|_: http::Request<()>| async { Ok::<_, Infallible>(unary(None, "0").await) });
+    let stuck = service_fn(|_: http::Request<String>| async {
+        Ok::<_, Infallible>(unary(None, "0").await)
+    });
     let mut stuck: Vec<_> = (0..3)
-        .map(|_| Box::pin(layer.layer(stuck).oneshot(http::Request::new(()))))
+        .map(|_| {
+            Box::pin(
+                layer
+                    .layer(stuck)
+                    .oneshot(http::Request::new(String::new())),
+            )
+        })
         .collect();
     for future in &mut stuck {
         let polled = future
@@ -122,10 +132,15 @@ async fn a_request_is_under_way_to_the_end_of_its_response() {
     let layer = LoadReportLayer::new();
     let reporter = layer.reporter();
     let under_way = || reporter.report().in_flight();
-    let mut service = layer.layer(service_fn(|_: http::Request<()>| async {
+    let mut service = layer.layer(service_fn(|_: http::Request<String>| async {
         Ok::<_, Infallible>(unary(Some(Duration::ZERO), "0").await)
     }));
-    let mut call = async || service.call(http::Request::new(())).await.unwrap();
+    let mut call = async || {
+        service
+            .call(http::Request::new(String::new()))
+            .await
+            .unwrap()
+    };
 
     let mut body = pin!(call().await.into_body());
     assert_eq!(under_way(), Some(1), "the head is not the end");
@@ -148,7 +163,7 @@ async fn a_request_is_under_way_to_the_end_of_its_response() {
         Some(0),
         "a body that nobody reads any more is over"
     );
-    drop(service.call(http::Request::new(())));
+    drop(service.call(http::Request::new(String::new())));
     assert_eq!(under_way(), Some(0), "so is a call that nobody polls");
 }
 
@@ -158,7 +173,7 @@ async fn requests_and_errors_a_second_are_told() {
     for call in 0..100 {
         // NOT_FOUND is the caller's mistake, UNAVAILABLE the server's.
         let status = ["0", "5", "14", "0"][call % 4];
-        let service = layer.layer(service_fn(move |_: http::Request<()>| async move {
+        let service = layer.layer(service_fn(move |_: http::Request<String>| async move {
             Ok(unary(Some(Duration::from_millis(50)), status).await)
         }));
         report_of(service).await;
@@ -172,7 +187,7 @@ async fn requests_and_errors_a_second_are_told() {
 #[tokio::test(start_paused = true)]
 async fn a_server_that_fails_fast_does_not_tell_that_it_is_fast() {
     let layer = LoadReportLayer::new();
-    let service = layer.layer(service_fn(|_: http::Request<()>| async {
+    let service = layer.layer(service_fn(|_: http::Request<String>| async {
         let head = http::Response::new(Empty::<Bytes>::new());
         let (mut parts, body) = head.into_parts();
         parts.headers = trailers("14");
@@ -192,7 +207,7 @@ async fn what_the_application_says_goes_first() {
             .with_qps(1_000.0)
             .with_named_metric("queue", 1.0),
     );
-    let service = layer.layer(service_fn(|request: http::Request<()>| async move {
+    let service = layer.layer(service_fn(|request: http::Request<String>| async move {
         let call = request
             .extensions()
             .get::<CallReport>()
@@ -242,10 +257,13 @@ async fn the_work_of_the_process_shows() {
 #[tokio::test]
 async fn responses_that_are_not_grpcs_are_left_alone() {
     let layer = LoadReportLayer::new();
-    let service = layer.layer(service_fn(|_: http::Request<()>| async {
+    let service = layer.layer(service_fn(|_: http::Request<String>| async {
         Ok::<_, Infallible>(http::Response::new(Empty::<Bytes>::new()))
     }));
-    let response = service.oneshot(http::Request::new(())).await.unwrap();
+    let response = service
+        .oneshot(http::Request::new(String::new()))
+        .await
+        .unwrap();
     assert!(response.headers().is_empty(), "{:?}", response.headers());
     assert_eq!(layer.reporter().report().qps(), 1.0, "they count");
 }

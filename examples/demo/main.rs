@@ -68,9 +68,9 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(options: &Options) -> Result<ExitCode, evenkeel::Error> {
+async fn run(options: &Options) -> Result<ExitCode, evenkeel::BoxError> {
     let builder = Channel::builder().expose_endpoint(true);
-    let builder = options.policy.apply(builder);
+    let builder = options.policy.apply(builder, options.out_of_band())?;
     let (stage, builder) = if options.plays_script() {
         let (stage, updates) = Stage::open()?;
         let builder = script::compress(builder, options.duration()).discovery(updates);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use clap::{Parser, ValueEnum, value_parser};
+use evenkeel::BoxError;
 use evenkeel::grpc::Builder;
 use evenkeel::policy::{
     Adaptive, C3, HashSource, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma,
@@ -36,6 +37,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 500, value_name = "N", value_parser = value_parser!(u32).range(1..=100_000))]
     pub(crate) rps: u32,
 
+    /// Have the servers report their load beside the calls each N seconds; for weighted_round_robin alone.
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(1..=86_400))]
+    pub(crate) out_of_band: Option<u32>,
+
     /// Print one JSON object at the end, and nothing else, on stdout.
     #[arg(long)]
     pub(crate) json: bool,
@@ -55,6 +60,12 @@ impl Options {
     /// How long calls are sent.
     pub(crate) fn duration(&self) -> Duration {
         Duration::from_secs(self.seconds.into())
+    }
+
+    /// How often servers are to report their load beside the calls, if they are.
+    pub(crate) fn out_of_band(&self) -> Option<Duration> {
+        let seconds = self.out_of_band.map(u64::from);
+        seconds.map(Duration::from_secs)
     }
 
     /// Whether the demo has its own servers and breaks them.
@@ -98,9 +109,25 @@ pub(crate) enum PolicyName {
 }
 
 impl PolicyName {
-    /// Makes it the policy of the channel.
-    pub(crate) fn apply(self, builder: Builder) -> Builder {
-        match self {
+    /// Makes it the policy of the channel, with load reports beside the calls if a period is given for them.
+    ///
+    /// # Errors
+    /// A period where it means nothing.
+    pub(crate) fn apply(
+        self,
+        builder: Builder,
+        out_of_band: Option<Duration>,
+    ) -> Result<Builder, BoxError> {
+        if let Some(period) = out_of_band {
+            if self != Self::WeightedRoundRobin {
+                return Err("--out-of-band is for --policy weighted_round_robin".into());
+            }
+            let policy = OrcaWeightedRoundRobin::default()
+                .with_out_of_band_reports(true)
+                .with_out_of_band_period(period)?;
+            return Ok(builder.policy(policy));
+        }
+        Ok(match self {
             Self::Adaptive => builder.policy(Adaptive::default()),
             Self::LeastRequest => builder.policy(LeastRequest::default()),
             Self::LeastRequestFull => builder.policy(LeastRequest::full_scan()),
@@ -114,7 +141,7 @@ impl PolicyName {
             Self::RingHash => builder.policy(RingHash::default().with_sources(by_caller())),
             Self::Maglev => builder.policy(Maglev::default().with_sources(by_caller())),
             Self::Rendezvous => builder.policy(Rendezvous::default().with_sources(by_caller())),
-        }
+        })
     }
 
     /// On whose behalf the `number`-th call is made, where the policy asks for that.

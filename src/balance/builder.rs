@@ -16,9 +16,9 @@ use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::health::Ejection;
 use crate::math::Backoff;
-use crate::outcome::ByStatusCode;
+use crate::outcome::{ByStatusCode, LoadReport};
 use crate::policy::{Adaptive, Policy};
-use crate::probe::{NoProbe, Probe};
+use crate::probe::{NoProbe, NoWatch, Probe, Watch};
 use crate::topology::RandomSubset;
 
 /// Builds a [`Balance`]: where endpoints come from, how to reach them, and by what rules.
@@ -32,12 +32,14 @@ use crate::topology::RandomSubset;
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
+/// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder<C = (), T = Plain, P = NoProbe> {
+pub struct Builder<C = (), T = Plain, P = NoProbe, W = NoWatch> {
     source: Source,
     connector: C,
     track: T,
     probe: Option<P>,
+    load_reports: Option<W>,
     policy: Arc<dyn Policy>,
     settings: Settings,
     wait_in_poll_ready: bool,
@@ -56,6 +58,7 @@ impl Builder {
             connector: (),
             track: Plain::new(),
             probe: None,
+            load_reports: None,
             policy: Arc::new(Adaptive::default()),
             settings: Settings::default(),
             wait_in_poll_ready: false,
@@ -63,7 +66,7 @@ impl Builder {
     }
 }
 
-impl<C, T, P> Builder<C, T, P> {
+impl<C, T, P, W> Builder<C, T, P, W> {
     /// A fixed list of endpoints, in place of any other source.
     pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
         self.source = Source::List(endpoints.into_iter().map(Into::into).collect());
@@ -81,7 +84,7 @@ impl<C, T, P> Builder<C, T, P> {
     pub fn services<I, S>(
         self,
         services: impl IntoIterator<Item = (I, S)>,
-    ) -> Builder<Discovered<S>, T, P>
+    ) -> Builder<Discovered<S>, T, P, W>
     where
         I: Into<EndpointId>,
         S: Clone + Send + Sync + 'static,
@@ -94,7 +97,7 @@ impl<C, T, P> Builder<C, T, P> {
     }
 
     /// Services from a tower `Discover`. Its keys' text is the endpoints' ids.
-    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T, P>
+    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T, P, W>
     where
         D: Discover + Send + Unpin + 'static,
         D::Key: ToString + Send,
@@ -106,12 +109,13 @@ impl<C, T, P> Builder<C, T, P> {
     }
 
     /// How an endpoint becomes a service.
-    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T, P> {
+    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T, P, W> {
         Builder {
             source: self.source,
             connector,
             track: self.track,
             probe: self.probe,
+            load_reports: self.load_reports,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -119,7 +123,7 @@ impl<C, T, P> Builder<C, T, P> {
     }
 
     /// How an endpoint becomes a service: by a tower service that makes services.
-    pub fn make_service<M>(self, make: M) -> Builder<impl Connector<Service = M::Response>, T, P>
+    pub fn make_service<M>(self, make: M) -> Builder<impl Connector<Service = M::Response>, T, P, W>
     where
         M: Service<Endpoint> + Clone + Send + Sync + 'static,
         M::Response: Clone + Send + Sync + 'static,
@@ -130,12 +134,13 @@ impl<C, T, P> Builder<C, T, P> {
     }
 
     /// How requests and responses are read; the default is [`Plain`].
-    pub fn track<T2>(self, track: T2) -> Builder<C, T2, P> {
+    pub fn track<T2>(self, track: T2) -> Builder<C, T2, P, W> {
         Builder {
             source: self.source,
             connector: self.connector,
             track,
             probe: self.probe,
+            load_reports: self.load_reports,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -144,7 +149,7 @@ impl<C, T, P> Builder<C, T, P> {
 
     /// The services speak HTTP: load and outcome go to the end of the response's body, and a status
     /// of 500 or more is the endpoint's fault.
-    pub fn http(self) -> Builder<C, Http<ByStatusCode>, P> {
+    pub fn http(self) -> Builder<C, Http<ByStatusCode>, P, W> {
         self.track(Http::default())
     }
 
@@ -157,12 +162,31 @@ impl<C, T, P> Builder<C, T, P> {
     /// a few atomic operations for each request, and the waking of a task that sleeps, which takes a lock
     /// of the runtime's only where a call is polled outside of its threads. That task, one for the
     /// balancer and all its clones, asks as the [module](crate::probe) says.
-    pub fn probe<P2>(self, probe: P2) -> Builder<C, T, P2> {
+    pub fn probe<P2>(self, probe: P2) -> Builder<C, T, P2, W> {
         Builder {
             source: self.source,
             connector: self.connector,
             track: self.track,
             probe: Some(probe),
+            load_reports: self.load_reports,
+            policy: self.policy,
+            settings: self.settings,
+            wait_in_poll_ready: self.wait_in_poll_ready,
+        }
+    }
+
+    /// How servers report their load beside the calls, for a policy that [wants them
+    /// to](crate::load::ReportRules::out_of_band); by default they do not. With another policy nothing runs.
+    ///
+    /// A task for each endpoint that is connected keeps a stream open over its connection, as [`Watch`]
+    /// says. Calls have nothing to do with it.
+    pub fn load_reports<W2>(self, load_reports: W2) -> Builder<C, T, P, W2> {
+        Builder {
+            source: self.source,
+            connector: self.connector,
+            track: self.track,
+            probe: self.probe,
+            load_reports: Some(load_reports),
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -170,7 +194,7 @@ impl<C, T, P> Builder<C, T, P> {
     }
 
     /// The services' errors may hand requests back; see [`Reclaiming`].
-    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>, P>
+    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>, P, W>
     where
         T: Clone,
     {
@@ -252,6 +276,12 @@ impl<C, T, P> Builder<C, T, P> {
             let mistake = format!("none was given, and the policy {policy} goes by its answers");
             return Err(Error::config("probe", mistake));
         }
+        if self.settings.measures.out_of_band().is_some() && self.load_reports.is_none() {
+            let policy = self.policy.name();
+            let mistake =
+                format!("none were given, and the policy {policy} goes by those out of band");
+            return Err(Error::config("load_reports", mistake));
+        }
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
         // tokio does not say whether it has timers, other than by this panic: better here than in
         // the driver, whose end looks like that of its runtime.
@@ -263,7 +293,8 @@ impl<C, T, P> Builder<C, T, P> {
 
 impl<C, T> Builder<C, T> {
     /// A layer that puts a balancer over a service that makes services. It needs a fixed list of
-    /// endpoints, since a layer may be applied many times and a stream can be read once, and has no probe.
+    /// endpoints, since a layer may be applied many times and a stream can be read once, and has no probe and no load
+    /// reports out of band.
     ///
     /// # Errors
     /// As [`build`](Builder::build), and for a source that is a stream.
@@ -286,13 +317,18 @@ impl<C, T> Builder<C, T> {
     }
 }
 
-impl<C: Connector, T, P: Probe<C::Service>> Builder<C, T, P> {
+impl<C, T, P, W> Builder<C, T, P, W>
+where
+    C: Connector,
+    P: Probe<C::Service>,
+    W: Watch<C::Service, Terms = Duration, Word = LoadReport>,
+{
     /// Starts the balancer on the current tokio runtime. Does not wait for a connection.
     ///
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an endpoint with an empty id or a weight
     /// of 0, two endpoints with one id, a percentage over 100, a delay of zero, a policy that goes by probes
-    /// without one; or no tokio runtime, or one without timers.
+    /// or by load reports out of band without such; or no tokio runtime, or one without timers.
     pub fn build(self) -> Result<Balance<C::Service, T>, Error> {
         let runtime = self.validate()?;
         let (initial, discovery) = match self.source {
@@ -304,6 +340,7 @@ impl<C: Connector, T, P: Probe<C::Service>> Builder<C, T, P> {
             Launch {
                 settings: self.settings,
                 probe: self.probe,
+                load_reports: self.load_reports,
                 connector: self.connector,
                 policy: self.policy,
                 initial,
@@ -315,7 +352,7 @@ impl<C: Connector, T, P: Probe<C::Service>> Builder<C, T, P> {
     }
 }
 
-impl<C, T, P> fmt::Debug for Builder<C, T, P> {
+impl<C, T, P, W> fmt::Debug for Builder<C, T, P, W> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("policy", &self.policy)
@@ -341,6 +378,7 @@ impl<T> Parts<T> {
             Launch {
                 settings: self.settings,
                 probe: None::<NoProbe>,
+                load_reports: None::<NoWatch>,
                 connector,
                 policy: self.policy,
                 initial: Some(Update::new(self.endpoints)),

@@ -23,13 +23,15 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::cluster::Settings;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
+use crate::cluster::watches::Watches;
 use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::error::{BoxError, Error};
 use crate::health::Change;
-use crate::policy::{Candidates, Policy};
-use crate::probe::{self, Probe};
+use crate::outcome::LoadReport;
+use crate::policy::{Candidates, Policy, Subchannel};
+use crate::probe::{self, Probe, Watch};
 
 /// How many events are taken before the next snapshot, at most.
 const MAX_BATCH: usize = 1_000;
@@ -38,10 +40,12 @@ const MAX_BATCH: usize = 1_000;
 const SHORTEST_REST: Duration = Duration::from_millis(1);
 
 /// What a control plane is made of.
-pub(crate) struct Launch<C, P> {
+pub(crate) struct Launch<C, P, W> {
     pub(crate) settings: Settings,
     /// How servers are asked for their load, if they can be.
     pub(crate) probe: Option<P>,
+    /// How servers report their load beside the calls, if they can.
+    pub(crate) load_reports: Option<W>,
     pub(crate) connector: C,
     pub(crate) policy: Arc<dyn Policy>,
     /// Endpoints that are known from the start.
@@ -50,10 +54,12 @@ pub(crate) struct Launch<C, P> {
 }
 
 /// Starts the control plane on `runtime`.
-pub(crate) fn launch<C: Connector, P: Probe<C::Service>>(
-    launch: Launch<C, P>,
-    runtime: &Runtime,
-) -> Arc<Shared<C::Service>> {
+pub(crate) fn launch<C, P, W>(launch: Launch<C, P, W>, runtime: &Runtime) -> Arc<Shared<C::Service>>
+where
+    C: Connector,
+    P: Probe<C::Service>,
+    W: Watch<C::Service, Terms = Duration, Word = LoadReport>,
+{
     let (inbox, ends) = mpsc::unbounded_channel();
     let (health, changes) = mpsc::unbounded_channel();
     let on_change = Arc::new(move |key, change| {
@@ -88,6 +94,7 @@ pub(crate) fn launch<C: Connector, P: Probe<C::Service>>(
     }
     let driver = Driver {
         connect_timeout: launch.settings.connect_timeout,
+        watches: Watches::new(launch.load_reports, &launch.settings),
         cluster: Cluster::new(launch.settings, Some(on_change)),
         connector: Arc::new(launch.connector),
         policy: launch.policy,
@@ -101,7 +108,7 @@ pub(crate) fn launch<C: Connector, P: Probe<C::Service>>(
     shared
 }
 
-struct Driver<C: Connector> {
+struct Driver<C: Connector, W> {
     cluster: Cluster<C::Service>,
     connector: Arc<C>,
     connect_timeout: Duration,
@@ -111,19 +118,24 @@ struct Driver<C: Connector> {
     dialing: HashMap<u64, AbortHandle>,
     /// Which dial a task is.
     tasks: HashMap<Id, Dial>,
+    watches: Watches<W>,
     inbox: Inbox,
     guard: ClosedOnDrop<C::Service>,
 }
 
 struct Dial {
-    key: u64,
+    subchannel: Arc<Subchannel>,
     connection: u64,
     events: ConnectionEvents,
 }
 
 type DialResult<S> = Result<(Id, Result<S, BoxError>), tokio::task::JoinError>;
 
-impl<C: Connector> Driver<C> {
+impl<C, W> Driver<C, W>
+where
+    C: Connector,
+    W: Watch<C::Service, Terms = Duration, Word = LoadReport>,
+{
     async fn run(
         mut self,
         initial: Option<Update>,
@@ -233,6 +245,9 @@ impl<C: Connector> Driver<C> {
     }
 
     fn step(&mut self, event: Event<C::Service>) {
+        if let Event::Ended(ended) = &event {
+            self.watches.end(ended.key, ended.connection);
+        }
         self.cluster.step(event, Instant::now());
         self.perform();
     }
@@ -246,7 +261,8 @@ impl<C: Connector> Driver<C> {
                     connection,
                 } => {
                     let key = subchannel.key();
-                    let events = ConnectionEvents::new(subchannel, connection, self.inbox.clone());
+                    let inbox = self.inbox.clone();
+                    let events = ConnectionEvents::new(subchannel.clone(), connection, inbox);
                     let connector = self.connector.clone();
                     let told = events.clone();
                     let limit = self.connect_timeout;
@@ -264,7 +280,7 @@ impl<C: Connector> Driver<C> {
                     self.tasks.insert(
                         task.id(),
                         Dial {
-                            key,
+                            subchannel,
                             connection,
                             events,
                         },
@@ -272,6 +288,7 @@ impl<C: Connector> Driver<C> {
                     self.dialing.insert(key, task);
                 }
                 Effect::Forget { key } => {
+                    self.watches.forget(key);
                     if let Some(task) = self.dialing.remove(&key) {
                         task.abort();
                         // It may have ended already, well, with a service that nobody wants.
@@ -292,20 +309,26 @@ impl<C: Connector> Driver<C> {
             Err(error) => (error.id(), Err(error.into())),
         };
         let Some(Dial {
-            key,
+            subchannel,
             connection,
             events,
         }) = self.tasks.remove(&id)
         else {
             return;
         };
+        let key = subchannel.key();
         self.dialing.remove(&key);
+        let watched = result.as_ref().ok();
+        let watched = watched.and_then(|service| self.watches.wanted(service));
         self.step(Event::Dialed {
             key,
             connection,
             result,
         });
         events.taken_up();
+        if let Some(service) = watched {
+            self.watches.begin(subchannel, connection, service);
+        }
     }
 
     /// Makes the current state the one that calls see. `false`: nobody is left to see it.

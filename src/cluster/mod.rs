@@ -22,6 +22,7 @@ mod driver;
 mod probes;
 mod snapshot;
 mod step;
+mod watches;
 
 pub(crate) use clock::now;
 pub(crate) use driver::{Launch, launch};

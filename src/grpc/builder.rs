@@ -14,6 +14,7 @@ use crate::error::{BoxError, Error};
 use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
+use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
 #[cfg(feature = "tls")]
 use crate::grpc::tls::Tls;
@@ -29,17 +30,25 @@ pub(super) const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION
 pub trait Source: private::Sealed {}
 
 mod private {
+    use std::time::Duration;
+
     use crate::connection::Connector;
     use crate::endpoint::Endpoint;
     use crate::error::Error;
+    use crate::grpc::load_reports::LoadReports;
     use crate::grpc::probe::LoadProbe;
-    use crate::probe::Probe;
+    use crate::outcome::LoadReport;
+    use crate::probe::{Probe, Watch};
 
     pub trait Sealed {
         type Connector: Connector;
 
         /// How its servers are asked for their load.
         type Probe: Probe<<Self::Connector as Connector>::Service> + From<LoadProbe>;
+
+        /// How its servers report their load beside the calls.
+        type LoadReports: Watch<<Self::Connector as Connector>::Service, Terms = Duration, Word = LoadReport>
+            + From<LoadReports>;
 
         /// Refuses an endpoint that could never be connected to.
         fn check(&self, endpoint: &Endpoint) -> Result<(), Error>;
@@ -91,6 +100,7 @@ impl Own {
 impl Sealed for Own {
     type Connector = Http2Connector;
     type Probe = LoadProbe;
+    type LoadReports = LoadReports;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         for address in endpoint.addresses() {
@@ -325,6 +335,7 @@ impl<C: Source> Builder<C> {
             .connector(self.source.connector()?)
             .track(Reclaiming(track))
             .probe(C::Probe::from(LoadProbe::by(user_agent.clone())))
+            .load_reports(C::LoadReports::from(LoadReports::by(user_agent.clone())))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
         Ok(Channel::new(balance, user_agent, self.timeout, runtime))

@@ -10,6 +10,7 @@ mod channel;
 mod classify;
 mod deadline;
 pub mod http2;
+mod load_reports;
 mod probe;
 mod status;
 #[cfg(feature = "tls")]
@@ -20,6 +21,7 @@ pub use body::ResponseBody;
 pub use builder::{Builder, Own, Source};
 pub use channel::{Channel, ResponseFuture};
 pub use classify::ByGrpcStatus;
+pub use load_reports::LoadReports;
 pub use probe::LoadProbe;
 #[cfg(feature = "tls")]
 pub use tls::Tls;

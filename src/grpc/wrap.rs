@@ -36,6 +36,7 @@ use crate::grpc::builder::{Builder, Own, Sealed, Source};
 use crate::grpc::http2::{
     AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen, Stall,
 };
+use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
 
 impl Builder<Own> {
@@ -84,6 +85,7 @@ impl Source for TonicEndpoints {}
 impl Sealed for TonicEndpoints {
     type Connector = Self;
     type Probe = LoadProbe;
+    type LoadReports = LoadReports;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         configuration(endpoint).map(drop)
@@ -238,6 +240,7 @@ impl Source for TonicChannels {}
 impl Sealed for TonicChannels {
     type Connector = Self;
     type Probe = LoadProbe;
+    type LoadReports = LoadReports;
 
     fn check(&self, _: &Endpoint) -> Result<(), Error> {
         Ok(())

@@ -49,7 +49,19 @@ impl Measures {
     /// Whether the time of each call must be known.
     #[inline]
     pub fn need_clock(&self) -> bool {
-        self.latency.is_some() || self.reports.is_some()
+        self.latency.is_some() || self.read_responses()
+    }
+
+    /// Whether reports are read off the responses of calls: they are wanted, and not out of band.
+    #[inline]
+    pub fn read_responses(&self) -> bool {
+        self.reports
+            .is_some_and(|rules| rules.out_of_band.is_none())
+    }
+
+    /// How often servers are to report beside the calls, if they are.
+    pub fn out_of_band(&self) -> Option<Duration> {
+        self.reports?.out_of_band
     }
 }
 

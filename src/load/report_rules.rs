@@ -14,6 +14,10 @@ pub struct ReportRules {
     /// Which metrics tell how busy a server is, if its application does not (gRFC A114); see
     /// [`LoadReport::utilization`]. None by default.
     pub metrics: &'static [&'static str],
+    /// How often servers are to report beside the calls, by a stream that is open while an endpoint is
+    /// connected; the server may not do it so often. Then what comes with the responses of calls is not
+    /// read. None by default, as in gRFC A58: reports come with responses.
+    pub out_of_band: Option<Duration>,
 }
 
 impl Default for ReportRules {
@@ -22,6 +26,7 @@ impl Default for ReportRules {
             error_penalty: 1.0,
             expiration: Duration::from_secs(180),
             metrics: &[],
+            out_of_band: None,
         }
     }
 }

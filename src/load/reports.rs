@@ -61,6 +61,8 @@ pub enum ReportSource {
     Response,
     /// As the answer to a [probe](crate::load::ProbeRules).
     Probe,
+    /// Beside the calls, by the server's own [clock](crate::load::ReportRules::out_of_band).
+    OutOfBand,
 }
 
 impl Reports {

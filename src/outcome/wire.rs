@@ -70,7 +70,7 @@ impl LoadReport {
         HeaderValue::try_from(text).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
-    fn from_orca(orca: OrcaLoadReport) -> Self {
+    pub(crate) fn from_orca(orca: OrcaLoadReport) -> Self {
         let in_flight = orca.named_metrics.get(IN_FLIGHT).copied();
         let latency = orca.named_metrics.get(LATENCY_US).copied();
         let finite = |_: &String, value: &mut f64| value.is_finite();
@@ -92,7 +92,7 @@ impl LoadReport {
         report
     }
 
-    fn to_orca(&self) -> OrcaLoadReport {
+    pub(crate) fn to_orca(&self) -> OrcaLoadReport {
         let mut named_metrics = self.named_metrics.clone();
         if let Some(in_flight) = self.in_flight() {
             named_metrics.insert(IN_FLIGHT.to_owned(), f64::from(in_flight));

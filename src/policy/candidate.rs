@@ -117,11 +117,15 @@ impl Subchannel {
         &self.measures
     }
 
-    /// A report of its server's load came at `now`; nothing happens if none are measured.
+    /// A report of its server's load came at `now`; nothing happens if none are measured, or none of those that
+    /// come with responses.
     pub fn reported(&self, report: &LoadReport, source: ReportSource, now: Moment) {
         let Some(rules) = &self.measures.reports else {
             return;
         };
+        if source == ReportSource::Response && !self.measures.read_responses() {
+            return;
+        }
         let queue = self.reports.report(report, now, rules);
         if let (Some(queue), Some(listener)) = (queue, &self.listener) {
             listener.reported(self, queue, source);

@@ -122,7 +122,7 @@ impl Claim {
     /// Whether [`reported`](Self::reported) wants to hear of the server's load.
     #[inline]
     pub fn wants_report(&self) -> bool {
-        self.has_begun() && self.subchannel.measures().reports.is_some()
+        self.has_begun() && self.subchannel.measures().read_responses()
     }
 
     /// The response brought a report of the server's load, at `now`. Nothing happens if the call's
@@ -463,6 +463,13 @@ mod tests {
             .with_latency(Duration::from_millis(1));
         for (measures, wanted) in [
             (Measures::NOTHING.with_reports(ReportRules::default()), true),
+            (
+                Measures::NOTHING.with_reports(ReportRules {
+                    out_of_band: Some(Duration::from_secs(10)),
+                    ..ReportRules::default()
+                }),
+                false,
+            ),
             (
                 Measures::NOTHING.with_latency(LatencyRules::default()),
                 false,

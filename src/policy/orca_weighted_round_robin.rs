@@ -15,7 +15,7 @@ const LEAST_UPDATE_PERIOD: Duration = Duration::from_millis(100);
 /// `weighted_round_robin` (gRFC A58).
 ///
 /// A server reports how busy it is and how many requests a second it serves, in the trailers of each
-/// call ([`LoadReport`]; gRFC A51). Its weight is what it would serve if it were wholly busy:
+/// call or [beside the calls](Self::with_out_of_band_reports) ([`LoadReport`]; gRFC A51). Its weight is what it would serve if it were wholly busy:
 ///
 /// ```text
 /// weight = qps / (utilization + eps / qps * error_penalty)
@@ -32,6 +32,8 @@ const LEAST_UPDATE_PERIOD: Duration = Duration::from_millis(100);
 /// | [weight expiration](Self::with_weight_expiration) | 180 s |
 /// | [update period](Self::with_update_period) | 1 s, at least 100 ms |
 /// | [error penalty](Self::with_error_penalty) | 1 |
+/// | [reports out of band](Self::with_out_of_band_reports) | no |
+/// | [their period](Self::with_out_of_band_period) | 10 s |
 ///
 /// The order is that of [`WeightedRoundRobin`](crate::policy::WeightedRoundRobin), and goes on where it
 /// was when the weights change.
@@ -39,7 +41,7 @@ const LEAST_UPDATE_PERIOD: Duration = Duration::from_millis(100);
 /// | | |
 /// |---|---|
 /// | pick | O(1): as `WeightedRoundRobin` |
-/// | end of a call | its trailers are read: about a microsecond, and an allocation or two for each named metric |
+/// | end of a call | its trailers are read: about a microsecond, and an allocation or two for each named metric; not with reports out of band, which cost a stream for each endpoint |
 /// | build, and each update period | O(n) |
 /// | memory | 8 bytes per endpoint, at most 13; none without weights |
 ///
@@ -50,8 +52,9 @@ const LEAST_UPDATE_PERIOD: Duration = Duration::from_millis(100);
 /// load at all (a constant): then the weights run away, since who gets more calls reports more of them.
 ///
 /// Reports are read off HTTP responses by [`Classify::load_report`](crate::outcome::Classify::load_report),
-/// so by `grpc::Channel`; other services have none, and get round robin. Out-of-band reports are not
-/// asked for.
+/// so by `grpc::Channel`; other services have none, and get round robin. Out of band they come by
+/// `grpc::LoadReports`, which `grpc::Channel` brings along; a [`Balance`](crate::Balance) over other services
+/// is [given something like it](crate::balance::Builder::load_reports), and is not built without.
 ///
 /// ```
 /// use std::time::Duration;
@@ -81,6 +84,8 @@ pub struct OrcaWeightedRoundRobin {
     rules: ReportRules,
     blackout: Duration,
     update_period: Duration,
+    out_of_band: bool,
+    out_of_band_period: Duration,
 }
 
 impl Default for OrcaWeightedRoundRobin {
@@ -89,6 +94,8 @@ impl Default for OrcaWeightedRoundRobin {
             rules: ReportRules::default(),
             blackout: Duration::from_secs(10),
             update_period: Duration::from_secs(1),
+            out_of_band: false,
+            out_of_band_period: Duration::from_secs(10),
         }
     }
 }
@@ -137,6 +144,30 @@ impl OrcaWeightedRoundRobin {
         Ok(self)
     }
 
+    /// Has the servers report beside the calls, by a stream over each endpoint's connection that carries a
+    /// report in each [period](Self::with_out_of_band_period), and does not look at the trailers of calls.
+    /// For calls that are rare, or last long. A server that does not know the method
+    /// (`xds.service.orca.v3.OpenRcaService/StreamCoreMetrics`) has no weight of its own. Default `false`.
+    #[must_use]
+    pub fn with_out_of_band_reports(mut self, enable: bool) -> Self {
+        self.out_of_band = enable;
+        self
+    }
+
+    /// How often servers are to report [beside the calls](Self::with_out_of_band_reports), if they are to; a
+    /// server may not do it so often, as those of gRPC in C++ and Java, and of
+    /// `server::LoadReportLayer`, which do it each 30 s unless they are told otherwise. Default 10 s.
+    ///
+    /// # Errors
+    /// Zero.
+    pub fn with_out_of_band_period(mut self, period: Duration) -> Result<Self, Error> {
+        if period.is_zero() {
+            return Err(Error::config("oob_reporting_period", "is zero"));
+        }
+        self.out_of_band_period = period;
+        Ok(self)
+    }
+
     /// The metrics that tell how busy a server is, if its application does not say: the greatest of
     /// them counts. Named as [`LoadReport::metric`] takes them, such as `named_metrics.queue`. Default
     /// none.
@@ -173,7 +204,11 @@ impl Policy for OrcaWeightedRoundRobin {
     }
 
     fn measures(&self) -> Measures {
-        Measures::NOTHING.with_reports(self.rules)
+        let out_of_band = self.out_of_band.then_some(self.out_of_band_period);
+        Measures::NOTHING.with_reports(ReportRules {
+            out_of_band,
+            ..self.rules
+        })
     }
 
     fn refresh(&self) -> Option<Duration> {

@@ -1,4 +1,4 @@
-//! How servers are asked for their load, beside the calls.
+//! How servers are asked for their load, beside the calls; and how they tell it by themselves.
 //!
 //! A policy such as [`Prequal`](crate::policy::Prequal) goes by what servers say of their queues, and so
 //! wants to hear of servers that get no calls just now. It names at a pick whom to ask; a [`Probe`] knows
@@ -19,9 +19,19 @@
 //! | waiting to be sent, under way | 64 each | ours |
 //! | under way on one connection | 8; 1 until it has answered, and after 4 that it has not | ours: h2 hangs up at 20 resets that it has not seen |
 //! | distance after 4 and more in a row without an answer | the timeout, twice that and so on, at most 1 s | ours |
+//!
+//! # Watches
+//! A policy such as [`OrcaWeightedRoundRobin`](crate::policy::OrcaWeightedRoundRobin) may want servers to
+//! [report by themselves](crate::load::ReportRules::out_of_band), by a stream that is open while an endpoint is
+//! connected. A [`Watch`] knows how; `grpc::Channel` brings one, and a [`Balance`](crate::Balance) over other
+//! services is [given one](crate::balance::Builder::load_reports).
 
 mod limits;
 mod schedule;
+mod watch;
+
+pub use watch::{NoWatch, Watch, WatchError};
+pub(crate) use watch::{Pauses, keep};
 
 pub(crate) use schedule::{Prober, Request, Schedule, can_be_asked, schedule};
 

@@ -1,18 +1,20 @@
 use std::fmt;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
 use crate::outcome::LoadReport;
+use crate::server::out_of_band::Reports;
 use crate::server::probe::Reply;
 use crate::server::record::Call;
 
-/// A response body that ends its request's time under way, and puts the report into its trailers; or the
-/// answer to a probe.
+/// A response body that ends its request's time under way, and puts the report into its trailers; or what
+/// the layer answers itself.
 #[pin_project]
 pub struct ReportingBody<B> {
     #[pin]
@@ -26,8 +28,26 @@ enum Content<B> {
         inner: B,
         call: Option<Call>,
     },
-    // Boxed, so that it costs the other kind no room.
+    Own(Own),
+}
+
+/// What the layer answers itself.
+pub(super) enum Own {
+    // Boxed, so that it costs the other kinds no room.
     Probe(Box<Reply>),
+    /// Reports beside the calls.
+    Reports(Reports),
+}
+
+impl Own {
+    pub(super) fn into_response<B>(self) -> Response<ReportingBody<B>> {
+        let content = Content::Own(self);
+        let mut response = Response::new(ReportingBody { content });
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response
+    }
 }
 
 impl<B> ReportingBody<B> {
@@ -35,12 +55,6 @@ impl<B> ReportingBody<B> {
     pub(super) fn new(inner: B, call: Option<Call>) -> Self {
         Self {
             content: Content::Response { inner, call },
-        }
-    }
-
-    pub(super) fn probe(reply: Box<Reply>) -> Self {
-        Self {
-            content: Content::Probe(reply),
         }
     }
 }
@@ -58,7 +72,14 @@ where
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let (mut inner, call) = match self.project().content.project() {
             ContentProjection::Response { inner, call } => (inner, call),
-            ContentProjection::Probe(reply) => return Poll::Ready(reply.next().map(Ok)),
+            ContentProjection::Own(Own::Probe(reply)) => {
+                return Poll::Ready(reply.next().map(Ok));
+            }
+            ContentProjection::Own(Own::Reports(reports)) => {
+                // It has no errors: they are statuses in its trailers.
+                let frame = ready!(reports.as_mut().poll_frame(cx)).and_then(Result::ok);
+                return Poll::Ready(frame.map(|frame| Ok(frame.map_data(B::Data::from))));
+            }
         };
         let polled = inner.as_mut().poll_frame(cx);
         match polled {
@@ -96,14 +117,15 @@ where
     fn is_end_stream(&self) -> bool {
         match &self.content {
             Content::Response { inner, .. } => inner.is_end_stream(),
-            Content::Probe(reply) => reply.is_over(),
+            Content::Own(Own::Probe(reply)) => reply.is_over(),
+            Content::Own(Own::Reports(reports)) => reports.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.content {
             Content::Response { inner, .. } => inner.size_hint(),
-            Content::Probe(_) => SizeHint::default(),
+            Content::Own(_) => SizeHint::default(),
         }
     }
 }
@@ -117,6 +139,7 @@ impl<B: fmt::Debug> fmt::Debug for ReportingBody<B> {
         debug.finish_non_exhaustive()
     }
 }
+
 /// Ends a call whose gRPC status is in `headers`, and puts the report beside it, unless the application
 /// has put one there.
 pub(super) fn finish(call: Call, headers: &mut HeaderMap) {

@@ -3,7 +3,8 @@
 //! [`LoadReportLayer`] goes around a tonic server. Each response then carries a
 //! report in its trailers, in ORCA's form, which any gRPC client that balances by load can read: gRPC's
 //! own `weighted_round_robin`, Envoy's client-side one, and
-//! [`OrcaWeightedRoundRobin`](crate::policy::OrcaWeightedRoundRobin). And it answers the
+//! [`OrcaWeightedRoundRobin`](crate::policy::OrcaWeightedRoundRobin). To clients that want it
+//! [beside the calls](LoadReportLayer#beside-the-calls) it sends the report by itself. And it answers the
 //! [probes](crate::probe) of clients that go by [`Prequal`](crate::policy::Prequal) or
 //! [`Adaptive`](crate::policy::Adaptive).
 //!
@@ -33,6 +34,7 @@
 mod body;
 mod cpu;
 mod layer;
+mod out_of_band;
 mod probe;
 mod record;
 

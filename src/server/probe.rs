@@ -1,10 +1,8 @@
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
-use http::{HeaderMap, HeaderName, HeaderValue, Response};
-use http_body::{Body, Frame};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use http_body::Frame;
 
 use crate::outcome::{LoadReport, PROBE_PATH};
-use crate::server::ReportingBody;
 
 /// Whether a request for this path is a probe.
 pub(super) fn is_probe(path: &str) -> bool {
@@ -28,17 +26,6 @@ impl Reply {
             message: Some(report.to_probe_reply().into()),
             trailers: Some(trailers),
         })
-    }
-
-    pub(super) fn into_response<B>(self: Box<Self>) -> Response<ReportingBody<B>>
-    where
-        B: Body,
-    {
-        let mut response = Response::new(ReportingBody::probe(self));
-        response
-            .headers_mut()
-            .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-        response
     }
 
     pub(super) fn next<D: From<Bytes>>(&mut self) -> Option<Frame<D>> {

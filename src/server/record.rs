@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::load::{LatencyEstimate, Rate};
@@ -10,7 +11,8 @@ use crate::math::atomic::{AtomicU32, Ordering};
 use crate::outcome::LoadReport;
 use crate::server::cpu::{self, CpuUse};
 
-/// What the application says of its load, for all responses. Cheap to clone; clones are the same.
+/// What the application says of its load, for all responses and beside them. Cheap to clone; clones are
+/// the same.
 #[derive(Clone)]
 pub struct LoadReporter(pub(super) Arc<Record>);
 
@@ -25,6 +27,13 @@ impl LoadReporter {
     /// The report as it is now, without any call's own.
     pub fn report(&self) -> LoadReport {
         self.0.current()
+    }
+
+    /// Ends all streams of reports beside the calls with UNAVAILABLE, those under way and those to come, for a
+    /// server that shuts down: see [`LoadReportLayer`](crate::server::LoadReportLayer). There is no way
+    /// back.
+    pub fn end_streams(&self) {
+        self.0.streams_ended.send_replace(true);
     }
 }
 
@@ -63,6 +72,8 @@ pub(super) struct Record {
     origin: Instant,
     in_flight: AtomicU32,
     given: ArcSwap<LoadReport>,
+    /// No stream of reports is to go on.
+    streams_ended: watch::Sender<bool>,
     /// Held for about a microsecond at the end of a call, and at its first data.
     measured: Mutex<Measured>,
 }
@@ -84,6 +95,7 @@ impl Record {
             origin: Instant::now(),
             in_flight: AtomicU32::new(0),
             given: ArcSwap::default(),
+            streams_ended: watch::Sender::new(false),
             measured: Mutex::new(Measured {
                 latency: LatencyEstimate::new(),
                 requests: Rate::new(),
@@ -106,6 +118,13 @@ impl Record {
     /// The report as it is now, without any call's own.
     pub(super) fn current(&self) -> LoadReport {
         self.report(self.now())
+    }
+
+    /// Comes when [`LoadReporter::end_streams`] is called, or was.
+    pub(super) async fn streams_end(&self) {
+        let mut ended = self.streams_ended.subscribe();
+        // The sender is in `self`, so it outlives this.
+        let _ = ended.wait_for(|ended| *ended).await;
     }
 
     fn now(&self) -> Moment {

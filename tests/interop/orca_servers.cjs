@@ -1,7 +1,8 @@
-// Two gRPC servers that report their load with each answer: utilisation 0.1 and 0.9, as many requests a
-// second. Prints their addresses; for each line on stdin, how many calls each has had since the last one.
+// Two gRPC servers that report their load: utilisation 0.1 and 0.9, as many requests a second. They do it with
+// each answer, or, if told "out-of-band", beside the calls alone. Prints their addresses; for each line on stdin, how many calls each has had since the last one.
 const grpc = require("@grpc/grpc-js");
 
+const outOfBand = process.argv[2] === "out-of-band";
 const same = (bytes) => bytes;
 
 // An EchoReply for an EchoRequest, as bytes: message and payload are fields 1 and 2 there, 2 and 3 here;
@@ -26,15 +27,23 @@ function echo(request) {
 }
 
 const servers = [0.1, 0.9].map((utilization) => {
-  const server = new grpc.Server({ "grpc.server_call_metric_recording": 1 });
+  const server = new grpc.Server({ "grpc.server_call_metric_recording": outOfBand ? 0 : 1 });
   const counted = { calls: 0, server };
   const answer = (call, respond) => {
     counted.calls += 1;
-    const recorder = call.getMetricsRecorder();
-    recorder.recordCPUUtilizationMetric(utilization);
-    recorder.recordQpsMetric(100);
+    if (!outOfBand) {
+      const recorder = call.getMetricsRecorder();
+      recorder.recordCPUUtilizationMetric(utilization);
+      recorder.recordQpsMetric(100);
+    }
     respond(null, echo(call.request));
   };
+  if (outOfBand) {
+    const recorder = new grpc.ServerMetricRecorder();
+    recorder.setCpuUtilizationMetric(utilization);
+    recorder.setQpsMetric(100);
+    recorder.addToServer(server);
+  }
   server.register("/evenkeel.demo.v1.Demo/Echo", answer, same, same, "unary");
   return counted;
 });

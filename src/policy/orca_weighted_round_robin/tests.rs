@@ -1,4 +1,5 @@
 use super::*;
+use crate::load::ReportSource;
 use crate::math::{Moment, Rng};
 use crate::policy::testing::pick;
 
@@ -203,8 +204,23 @@ fn a_lost_endpoint_is_passed_over_and_its_share_goes_by_weight() {
 }
 
 #[test]
+fn with_reports_out_of_band_those_in_trailers_make_no_weight() {
+    let policy = prompt().with_out_of_band_reports(true);
+    let mut fleet = Fleet::new(policy, 2);
+    fleet.report_all(&[cpu(0.9, 10.0), cpu(0.1, 10.0)], at(0));
+    fleet.expect(at(0), &[0.5, 0.5], "those came with responses");
+    for (slot, utilization) in [0.1, 0.9].into_iter().enumerate() {
+        let subchannel = fleet.candidates.all()[slot].subchannel().clone();
+        subchannel.reported(&cpu(utilization, 10.0), ReportSource::OutOfBand, at(1));
+    }
+    fleet.expect(at(1), &[0.9, 0.1], "these came beside them");
+}
+
+#[test]
 fn settings_that_cannot_be_are_refused_or_raised() {
     let policy = OrcaWeightedRoundRobin::default();
+    let error = policy.with_out_of_band_period(Duration::ZERO).unwrap_err();
+    assert_eq!(error.field(), Some("oob_reporting_period"));
     for penalty in [-0.1, f64::NAN, f64::INFINITY] {
         let error = policy.with_error_penalty(penalty).unwrap_err();
         assert_eq!(error.field(), Some("error_utilization_penalty"));

@@ -1,0 +1,128 @@
+//! What a server says by itself, again and again, while a connection to it is up.
+
+use std::fmt;
+use std::pin::pin;
+use std::time::Duration;
+
+use futures_core::Stream;
+use futures_util::StreamExt;
+use futures_util::stream::Pending;
+use tokio::task::coop::consume_budget;
+use tokio::time::sleep;
+use tracing::{debug, warn};
+
+use crate::endpoint::EndpointId;
+use crate::error::{BoxError, describe};
+use crate::math::{Backoff, Rng};
+use crate::outcome::LoadReport;
+
+/// Hears what one server says by itself: a stream that is open for as long as its endpoint is connected.
+///
+/// `S` is the service of an endpoint, as its connector made it. A watch goes past the balancer: it is no
+/// call, and counts neither as load nor as a success or a failure of the endpoint. One task for each
+/// endpoint keeps it. When the stream ends it is begun anew over the same connection, after the
+/// [backoff](crate::balance::Builder::backoff) of connections, which begins at its base again once
+/// something was heard. It is dropped when the connection ends or takes no more calls, when the endpoint
+/// leaves, and with the last handle of the balancer.
+pub trait Watch<S>: Send + Sync + 'static {
+    /// What is asked of every server; for load reports, how often they are to come.
+    type Terms: Send + Sync + 'static;
+    /// What a server says; for load reports, a [`LoadReport`].
+    type Word: Send + 'static;
+    /// A watch under way. Nothing is read of it after an error.
+    type Stream: Stream<Item = Result<Self::Word, WatchError>> + Send + 'static;
+
+    /// Begins to listen to the server behind `service`, a clone of the endpoint's own; its `poll_ready` was
+    /// not called. The stream should let go of it as soon as it can do without. One that panics is not begun
+    /// anew over this connection.
+    fn watch(&self, service: S, terms: &Self::Terms) -> Self::Stream;
+}
+
+/// Why a [`Watch`] ended.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum WatchError {
+    /// The server does not know the question. It is not asked again over this connection; over the next one
+    /// it is, since that may lead to another server.
+    Unsupported,
+    /// Anything else; it is begun anew, later.
+    Ended(BoxError),
+}
+
+impl fmt::Display for WatchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unsupported => f.write_str("the server does not know the question"),
+            Self::Ended(error) => f.write_str(&describe(&**error)),
+        }
+    }
+}
+
+impl std::error::Error for WatchError {}
+
+/// In place of a watch for load reports where there is none. It has no values.
+#[derive(Debug, Clone, Copy)]
+pub enum NoWatch {}
+
+impl<S> Watch<S> for NoWatch {
+    type Terms = Duration;
+    type Word = LoadReport;
+    type Stream = Pending<Result<LoadReport, WatchError>>;
+
+    fn watch(&self, _: S, _: &Duration) -> Self::Stream {
+        match *self {}
+    }
+}
+
+/// The pauses between the watches of one connection.
+#[derive(Debug)]
+pub(crate) struct Pauses {
+    pub(crate) backoff: Backoff,
+    pub(crate) rng: Rng,
+}
+
+/// Keeps up a watch of the endpoint `id` over one connection, and hands on what is said. Ends only if the
+/// server does not know the question.
+pub(crate) async fn keep<S, W>(
+    id: &EndpointId,
+    watch: &W,
+    terms: &W::Terms,
+    service: S,
+    mut pauses: Pauses,
+    mut heard: impl FnMut(W::Word),
+) where
+    S: Clone,
+    W: Watch<S>,
+{
+    let mut failures = 0_u32;
+    loop {
+        let end = {
+            let mut words = pin!(watch.watch(service.clone(), terms));
+            loop {
+                match words.next().await {
+                    Some(Ok(word)) => {
+                        failures = 0;
+                        heard(word);
+                    }
+                    Some(Err(error)) => break Some(error),
+                    None => break None,
+                }
+                // A stream that never pauses must not keep the thread from all others.
+                consume_budget().await;
+            }
+        };
+        match end {
+            Some(WatchError::Unsupported) => {
+                warn!(endpoint = %id, "its server does not know how to be watched; it is not asked again over this connection");
+                return;
+            }
+            Some(error) => debug!(endpoint = %id, %error, "the watch ended"),
+            None => debug!(endpoint = %id, "the watch ended without a word"),
+        }
+        sleep(pauses.backoff.delay(failures, &mut pauses.rng)).await;
+        failures = failures.saturating_add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,414 @@
+//! Servers report beside the calls: by one stream for each connection that is up, which is no call, and
+//! which ends with the connection, the endpoint and the last handle.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use evenkeel::discovery::Handle;
+use evenkeel::load::{Measures, ReportRules};
+use evenkeel::outcome::LoadReport;
+use evenkeel::policy::{Candidates, OrcaWeightedRoundRobin, Picker, Policy, RoundRobin};
+use evenkeel::probe::{Watch, WatchError};
+use evenkeel::{Balance, ConnectivityState};
+use futures::StreamExt;
+use futures::stream::{self, BoxStream};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tower::ServiceExt;
+
+use crate::builder;
+use crate::world::*;
+
+const EVERY: Duration = Duration::from_secs(3);
+
+fn alive_tasks() -> usize {
+    tokio::runtime::Handle::current()
+        .metrics()
+        .num_alive_tasks()
+}
+
+type Said = Result<LoadReport, WatchError>;
+
+/// Servers whose reports a test makes.
+#[derive(Clone, Default)]
+struct Reports(Arc<Mutex<HashMap<String, Reporter>>>);
+
+#[derive(Default)]
+struct Reporter {
+    begun: Vec<Instant>,
+    latest: Option<mpsc::UnboundedSender<Said>>,
+}
+
+impl Reports {
+    fn of<T>(&self, name: &str, read: impl FnOnce(&mut Reporter) -> T) -> T {
+        let mut all = self.0.lock().expect("no test panics while it holds this");
+        read(all.entry(name.to_owned()).or_default())
+    }
+
+    fn begun(&self, name: &str) -> usize {
+        self.of(name, |reporter| reporter.begun.len())
+    }
+
+    /// Whether the latest stream is still read.
+    fn is_open(&self, name: &str) -> bool {
+        self.of(name, |reporter| {
+            let latest = reporter.latest.as_ref();
+            latest.is_some_and(|latest| !latest.is_closed())
+        })
+    }
+
+    fn say(&self, name: &str, said: Said) {
+        self.of(name, |reporter| {
+            let latest = reporter.latest.as_ref().expect("it is asked");
+            latest.send(said).expect("it is heard");
+        });
+    }
+
+    fn busy(&self, name: &str, utilization: f64) {
+        let report = LoadReport::new().with_application_utilization(utilization);
+        self.say(name, Ok(report.with_qps(100.0)));
+    }
+
+    /// Ends the latest stream.
+    fn end(&self, name: &str) {
+        self.of(name, |reporter| reporter.latest = None);
+    }
+}
+
+impl Watch<Stub> for Reports {
+    type Terms = Duration;
+    type Word = LoadReport;
+    type Stream = BoxStream<'static, Said>;
+
+    fn watch(&self, stub: Stub, every: &Duration) -> Self::Stream {
+        assert_eq!(*every, EVERY, "as the policy wants it");
+        let (words, said) = mpsc::unbounded_channel();
+        self.of(stub.name(), |reporter| {
+            reporter.begun.push(Instant::now());
+            reporter.latest = Some(words);
+        });
+        // The stub is held while the stream is open, as a careless one would.
+        stream::unfold((said, stub), |(mut said, stub)| async {
+            said.recv().await.map(|word| (word, (said, stub)))
+        })
+        .boxed()
+    }
+}
+
+fn policy() -> OrcaWeightedRoundRobin {
+    OrcaWeightedRoundRobin::default()
+        .with_out_of_band_reports(true)
+        .with_out_of_band_period(EVERY)
+        .expect("not zero")
+        .with_blackout_period(Duration::ZERO)
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_follow_what_servers_say_beside_them() {
+    let world = World::new();
+    let reports = Reports::default();
+    let balance = builder!(world)
+        .endpoints(["idle", "busy"])
+        .policy(policy())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 2).await;
+    settle().await;
+    reports.busy("idle", 0.1);
+    reports.busy("busy", 0.9);
+    // The weights are looked at each second.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let servers = world.servers(["idle", "busy"]);
+    for _ in 0..100 {
+        within("a call", balance.clone().oneshot(ask("x")))
+            .await
+            .unwrap();
+    }
+    let calls = servers.each_ref().map(|server| server.calls());
+    assert!(calls[0].abs_diff(90) <= 1, "9 : 1 is {calls:?}");
+    for name in ["idle", "busy"] {
+        assert_eq!(reports.begun(name), 1, "one stream for a connection");
+        let report = endpoint(&balance, name);
+        assert_eq!(report.in_flight, 0, "a stream is no call: {report}");
+    }
+    let started: u64 = balance.report().endpoints.iter().map(|e| e.calls).sum();
+    assert_eq!(started, 100, "only calls are counted");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_fails_is_no_failure_and_is_begun_anew() {
+    let world = World::new();
+    let reports = Reports::default();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .policy(policy())
+        .ejection(at_the_first_failure())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    settle().await;
+    for _ in 0..3 {
+        reports.say("a", Err(WatchError::Ended("on purpose".into())));
+        let begun = reports.begun("a");
+        within("it is begun anew", async {
+            while reports.begun("a") == begun {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+    }
+    let times = reports.of("a", |reporter| reporter.begun.clone());
+    for (pair, seconds) in times.windows(2).zip([1.0, 1.6, 2.56]) {
+        let pause = (pair[1] - pair[0]).as_secs_f64();
+        // The test looks each 10 ms, and so says something up to 10 ms late.
+        assert!((pause - seconds).abs() < 0.02, "{pause} is not {seconds} s");
+    }
+    let report = endpoint(&balance, "a");
+    assert_eq!(report.failures, 0, "{report}");
+    assert!(report.ejected.is_none(), "{report}");
+    assert_eq!(report.state, ConnectivityState::Ready, "{report}");
+    assert_eq!(world.server("a").dials().len(), 1, "nor a lost connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_without_such_reports_is_asked_once_a_connection() {
+    let world = World::new();
+    let reports = Reports::default();
+    let before = alive_tasks();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .policy(policy())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    settle().await;
+    assert_eq!(alive_tasks(), before + 2, "one drives and one listens");
+    reports.say("a", Err(WatchError::Unsupported));
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(reports.begun("a"), 1, "it has said that it does not know");
+    assert_eq!(alive_tasks(), before + 1, "nobody listens any more");
+    within("calls go on", balance.clone().oneshot(ask("x")))
+        .await
+        .unwrap();
+
+    world.server("a").connection().closed(None);
+    within("another connection may lead to another server", async {
+        while reports.begun("a") < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_with_its_connection() {
+    let world = World::new();
+    let reports = Reports::default();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .policy(policy())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    let server = world.server("a");
+    type EndIt = fn(&Server);
+    let ends: [EndIt; 3] = [
+        |server| server.connection().closed(None),
+        |server| server.connection().draining(),
+        |server| server.connection().back_off("calm down"),
+    ];
+    for (number, end) in ends.into_iter().enumerate() {
+        within("it is connected", async {
+            while reports.begun("a") == number {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .await;
+        assert!(reports.is_open("a"), "it is heard");
+        server.set_dial(Dial::Hang);
+        end(&server);
+        settle().await;
+        assert!(!reports.is_open("a"), "not beyond its connection");
+        assert_eq!(server.clones_alive(), 0, "which nothing holds any more");
+        server.set_dial(Dial::Connect);
+    }
+
+    // A connection may also end unsaid, and show it when it is to take a call.
+    within("it is connected", async {
+        while reports.begun("a") == 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+    server.set_dial(Dial::Refuse);
+    server.set_readiness(Readiness::Broken);
+    let call = within("a call", balance.clone().oneshot(ask("x"))).await;
+    assert!(call.is_err(), "nothing else is there");
+    settle().await;
+    assert!(!reports.is_open("a"), "the same");
+}
+
+/// A round robin that wants to hear, and keeps what it was built over.
+#[derive(Debug, Clone, Default)]
+struct Hearing(Arc<Mutex<Option<Candidates>>>);
+
+impl Policy for Hearing {
+    fn name(&self) -> &'static str {
+        "hearing"
+    }
+
+    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
+        *self.0.lock().unwrap() = Some(candidates.clone());
+        RoundRobin::default().build(candidates, previous)
+    }
+
+    fn measures(&self) -> Measures {
+        let mut rules = ReportRules::default();
+        rules.out_of_band = Some(EVERY);
+        Measures::NOTHING.with_reports(rules)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn any_policy_may_have_servers_report() {
+    let world = World::new();
+    let reports = Reports::default();
+    let policy = Hearing::default();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .policy(policy.clone())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    settle().await;
+    reports.say("a", Ok(LoadReport::new().with_in_flight(5)));
+    settle().await;
+    let candidates = policy.0.lock().unwrap().clone().expect("it was built");
+    let queue = candidates.all()[0].subchannel().reports().queue();
+    assert_eq!(queue.map(|queue| queue.in_flight), Some(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_endpoint_leaves() {
+    let world = World::new();
+    let reports = Reports::default();
+    let (source, updates) = Handle::new(["a", "b"]).unwrap();
+    let balance = builder!(world)
+        .discovery(updates)
+        .policy(policy())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 2).await;
+    settle().await;
+    let gone = world.server("a");
+    gone.set_answer(Answer::Hang);
+    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
+    let other = tokio::spawn(balance.clone().oneshot(ask("x")));
+    until("a call is under way there", || gone.under_way() == 1).await;
+    source.remove("a");
+    until("it has left", || balance.report().endpoints.len() == 1).await;
+    settle().await;
+    assert!(!reports.is_open("a"), "at once");
+    assert!(reports.is_open("b"), "the other goes on");
+    assert_eq!(gone.under_way(), 1, "the call is left to finish");
+    gone.set_answer(Answer::Name);
+    for call in [call, other] {
+        within("both calls", call).await.unwrap().unwrap();
+    }
+    settle().await;
+    assert_eq!(gone.clones_alive(), 0, "then nothing holds the connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_handle_takes_the_streams_with_it() {
+    let world = World::new();
+    let reports = Reports::default();
+    let before = alive_tasks();
+    let names = ["a", "b", "c"];
+    let balance = builder!(world)
+        .endpoints(names)
+        .policy(policy())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 3).await;
+    settle().await;
+    // One of them waits for its next turn.
+    reports.end("b");
+    settle().await;
+    assert_eq!(alive_tasks(), before + 4, "one drives, and three listen");
+    drop(balance);
+    until("every task ends", || alive_tasks() == before).await;
+    for (name, server) in names.iter().zip(world.servers(names)) {
+        assert!(!reports.is_open(name), "{name} is not heard any more");
+        assert_eq!(server.clones_alive(), 0, "no clone is left");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_runs_where_the_policy_does_not_want_it() {
+    let world = World::new();
+    let reports = Reports::default();
+    let before = alive_tasks();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .policy(OrcaWeightedRoundRobin::default())
+        .load_reports(reports.clone())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    settle().await;
+    assert_eq!(alive_tasks(), before + 1, "one task drives");
+    assert_eq!(reports.begun("a"), 0, "nobody is asked");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_policy_that_goes_by_them_needs_someone_who_brings_them() {
+    let world = World::new();
+    let error = builder!(world)
+        .endpoints(["a"])
+        .policy(policy())
+        .build()
+        .unwrap_err();
+    assert_eq!(error.field(), Some("load_reports"), "{error}");
+    assert!(
+        error.to_string().contains("weighted_round_robin"),
+        "{error}"
+    );
+    let layer = Balance::builder().endpoints(["a"]).policy(policy()).layer();
+    assert!(layer.unwrap_err().is_config(), "a layer has none");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_panics_takes_nothing_with_it() {
+    struct Panics;
+    impl Watch<Stub> for Panics {
+        type Terms = Duration;
+        type Word = LoadReport;
+        type Stream = BoxStream<'static, Said>;
+
+        fn watch(&self, _: Stub, _: &Duration) -> Self::Stream {
+            panic!("on purpose");
+        }
+    }
+    let world = World::new();
+    let balance = builder!(world)
+        .endpoints(["a", "b"])
+        .policy(policy())
+        .load_reports(Panics)
+        .build()
+        .unwrap();
+    connected(&balance, 2).await;
+    for _ in 0..10 {
+        within("calls go on", balance.clone().oneshot(ask("x")))
+            .await
+            .unwrap();
+    }
+}
