@@ -24,12 +24,12 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Endpoint;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 use tower::{Layer, Service};
 
 use support::proto::demo_client::DemoClient;
-use support::proto::demo_server::{Demo, DemoServer};
 use support::proto::{EchoReply, EchoRequest};
+use support::unary::{Answers, unary};
 use support::{eventually, within};
 
 #[path = "support/mod.rs"]
@@ -47,10 +47,7 @@ struct Contrary {
 }
 
 #[tonic::async_trait]
-impl Demo for Contrary {
-    type ServerStreamStream = BoxStream<'static, Result<EchoReply, Status>>;
-    type BidiStreamStream = BoxStream<'static, Result<EchoReply, Status>>;
-
+impl Answers for Contrary {
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoReply>, Status> {
         self.calls.fetch_add(1, Ordering::SeqCst);
         if let Some(call) = request.extensions().get::<CallReport>() {
@@ -58,27 +55,6 @@ impl Demo for Contrary {
             call.add(LoadReport::new().with_application_utilization(busy));
         }
         Ok(Response::new(EchoReply::default()))
-    }
-
-    async fn server_stream(
-        &self,
-        _: Request<EchoRequest>,
-    ) -> Result<Response<Self::ServerStreamStream>, Status> {
-        Err(Status::unimplemented("no streams"))
-    }
-
-    async fn client_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<EchoReply>, Status> {
-        Err(Status::unimplemented("no streams"))
-    }
-
-    async fn bidi_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<Self::BidiStreamStream>, Status> {
-        Err(Status::unimplemented("no streams"))
     }
 }
 
@@ -216,7 +192,7 @@ async fn start(utilization: f64, layered: bool) -> Running {
         }
     });
     let calls = Arc::new(AtomicUsize::new(0));
-    let service = DemoServer::new(Contrary {
+    let service = unary(Contrary {
         utilization,
         calls: calls.clone(),
     });

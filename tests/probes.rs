@@ -13,18 +13,17 @@ use evenkeel::policy::{Adaptive, Prequal};
 use evenkeel::server::LoadReportLayer;
 use futures::StreamExt;
 use futures::future::{BoxFuture, Either};
-use futures::stream::BoxStream;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status};
 use tower::{Layer, Service};
 
 use support::proto::demo_client::DemoClient;
-use support::proto::demo_server::{Demo, DemoServer};
 use support::proto::{EchoReply, EchoRequest};
+use support::unary::{Answers, unary};
 use support::{eventually, within};
 
 #[path = "support/mod.rs"]
@@ -55,10 +54,7 @@ struct State {
 }
 
 #[tonic::async_trait]
-impl Demo for Echo {
-    type ServerStreamStream = BoxStream<'static, Result<EchoReply, Status>>;
-    type BidiStreamStream = BoxStream<'static, Result<EchoReply, Status>>;
-
+impl Answers for Echo {
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoReply>, Status> {
         self.0.calls.fetch_add(1, Ordering::SeqCst);
         if request.get_ref().message == "hold" {
@@ -73,27 +69,6 @@ impl Demo for Echo {
             tokio::time::sleep(self.0.time).await;
         }
         Ok(Response::new(EchoReply::default()))
-    }
-
-    async fn server_stream(
-        &self,
-        _: Request<EchoRequest>,
-    ) -> Result<Response<Self::ServerStreamStream>, Status> {
-        Err(Status::unimplemented("no streams"))
-    }
-
-    async fn client_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<EchoReply>, Status> {
-        Err(Status::unimplemented("no streams"))
-    }
-
-    async fn bidi_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<Self::BidiStreamStream>, Status> {
-        Err(Status::unimplemented("no streams"))
     }
 }
 
@@ -227,7 +202,7 @@ async fn start(kind: Kind, time: Duration) -> Running {
         }
     });
     let mut builder = tonic::transport::Server::builder().layer(watch.clone());
-    let service = DemoServer::new(echo.clone());
+    let service = unary(echo.clone());
     let task = if kind == Kind::Plain {
         let server = builder.add_service(service);
         tokio::spawn(server.serve_with_incoming(incoming))

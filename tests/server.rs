@@ -24,12 +24,12 @@ use tokio::net::TcpListener;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 use tower::{Layer, Service, ServiceExt, service_fn};
 
 use support::proto::demo_client::DemoClient;
-use support::proto::demo_server::{Demo, DemoServer};
 use support::proto::{EchoReply, EchoRequest};
+use support::unary::{Answers, unary};
 use support::{eventually, within};
 
 #[path = "support/mod.rs"]
@@ -43,7 +43,7 @@ fn trailers(status: &'static str) -> HeaderMap {
 type Frames = StreamBody<BoxStream<'static, Result<Frame<Bytes>, Infallible>>>;
 
 /// A unary gRPC response that takes `time`, or as long as it takes where that is none.
-async fn unary(time: Option<Duration>, status: &'static str) -> http::Response<Frames> {
+async fn reply(time: Option<Duration>, status: &'static str) -> http::Response<Frames> {
     match time {
         Some(time) => sleep(time).await,
         None => pending().await,
@@ -74,7 +74,7 @@ async fn requests_under_way_and_the_latency_at_this_many_are_told() {
     let layer = LoadReportLayer::new();
     let time = Duration::from_millis(30);
     let service = layer.layer(service_fn(move |_: http::Request<String>| async move {
-        Ok(unary(Some(time), "0").await)
+        Ok(reply(Some(time), "0").await)
     }));
     let alone = report_of(service.clone()).await;
     assert_eq!(alone.in_flight(), Some(0), "it has ended");
@@ -85,7 +85,7 @@ async fn requests_under_way_and_the_latency_at_this_many_are_told() {
     );
 
     let stuck = service_fn(|_: http::Request<String>| async {
-        Ok::<_, Infallible>(unary(None, "0").await)
+        Ok::<_, Infallible>(reply(None, "0").await)
     });
     let mut stuck: Vec<_> = (0..3)
         .map(|_| {
@@ -133,7 +133,7 @@ async fn a_request_is_under_way_to_the_end_of_its_response() {
     let reporter = layer.reporter();
     let under_way = || reporter.report().in_flight();
     let mut service = layer.layer(service_fn(|_: http::Request<String>| async {
-        Ok::<_, Infallible>(unary(Some(Duration::ZERO), "0").await)
+        Ok::<_, Infallible>(reply(Some(Duration::ZERO), "0").await)
     }));
     let mut call = async || {
         service
@@ -174,7 +174,7 @@ async fn requests_and_errors_a_second_are_told() {
         // NOT_FOUND is the caller's mistake, UNAVAILABLE the server's.
         let status = ["0", "5", "14", "0"][call % 4];
         let service = layer.layer(service_fn(move |_: http::Request<String>| async move {
-            Ok(unary(Some(Duration::from_millis(50)), status).await)
+            Ok(reply(Some(Duration::from_millis(50)), status).await)
         }));
         report_of(service).await;
     }
@@ -218,7 +218,7 @@ async fn what_the_application_says_goes_first() {
                 .with_request_cost("rows", 17.0)
                 .with_named_metric("queue", 2.0),
         );
-        Ok(unary(Some(Duration::ZERO), "0").await)
+        Ok(reply(Some(Duration::ZERO), "0").await)
     }));
     let report = report_of(service).await;
     assert_eq!(report.application_utilization(), 0.5, "of all calls");
@@ -272,10 +272,7 @@ async fn responses_that_are_not_grpcs_are_left_alone() {
 struct Named(&'static str);
 
 #[tonic::async_trait]
-impl Demo for Named {
-    type ServerStreamStream = BoxStream<'static, Result<EchoReply, Status>>;
-    type BidiStreamStream = BoxStream<'static, Result<EchoReply, Status>>;
-
+impl Answers for Named {
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoReply>, Status> {
         if request.get_ref().message == "fail" {
             return Err(Status::internal("told to fail"));
@@ -284,27 +281,6 @@ impl Demo for Named {
             server: self.0.to_owned(),
             ..EchoReply::default()
         }))
-    }
-
-    async fn server_stream(
-        &self,
-        _: Request<EchoRequest>,
-    ) -> Result<Response<Self::ServerStreamStream>, Status> {
-        Err(Status::unimplemented("no streams"))
-    }
-
-    async fn client_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<EchoReply>, Status> {
-        Err(Status::unimplemented("no streams"))
-    }
-
-    async fn bidi_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<Self::BidiStreamStream>, Status> {
-        Err(Status::unimplemented("no streams"))
     }
 }
 
@@ -327,7 +303,7 @@ async fn start(name: &'static str, report: LoadReport) -> Running {
     layer.reporter().set(report);
     let server = tonic::transport::Server::builder()
         .layer(layer)
-        .add_service(DemoServer::new(Named(name)))
+        .add_service(unary(Named(name)))
         .serve_with_incoming(TcpListenerStream::new(listener));
     Running {
         uri,

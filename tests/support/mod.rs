@@ -20,6 +20,7 @@ pub mod proto;
 pub mod server;
 pub mod service;
 pub mod tls;
+pub mod unary;
 
 pub use behaviour::{Behaviour, Control};
 pub use counts::{Calls, Method};
