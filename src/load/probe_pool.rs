@@ -17,6 +17,9 @@ use crate::math::atomic::{AtomicU32, AtomicU64, Ordering};
 /// How many answers the limit between hot and cold is taken from.
 const REMEMBERED: usize = 64;
 
+/// After how many answers the limit moves.
+const MOVES_EVERY: u64 = 8;
+
 /// How often the best answer may be refused before a pick does without the pool.
 const REFUSALS: usize = 4;
 
@@ -134,7 +137,7 @@ impl ProbePool {
         let at = queue.at.as_nanos().saturating_add(1);
         self.heard_at.fetch_max(at, Ordering::Relaxed);
         let number = self.heard.fetch_add(1, Ordering::Relaxed);
-        self.move_limit(number, queue.in_flight);
+        self.remember(number, queue.in_flight);
         let uses = f64::from(f32::from_bits(self.uses.load(Ordering::Relaxed)));
         // By whole numbers whose mean is right.
         let uses = share_of_call(uses, number);
@@ -160,10 +163,17 @@ impl ProbePool {
         row.who.store(key, Ordering::Release);
     }
 
-    /// The limit is a quantile of the last answers, by the nearest rank.
-    fn move_limit(&self, number: u64, in_flight: u32) {
+    /// The limit is a quantile of the last answers, by the nearest rank. Once there are enough, it moves with
+    /// some of them only: to sort is most of what an answer costs, and the next few change little.
+    fn remember(&self, number: u64, in_flight: u32) {
         self.queues[(number % REMEMBERED as u64) as usize].store(in_flight, Ordering::Relaxed);
-        let known = (number + 1).min(REMEMBERED as u64) as usize;
+        if number < REMEMBERED as u64 || number.is_multiple_of(MOVES_EVERY) {
+            self.move_limit(number);
+        }
+    }
+
+    fn move_limit(&self, number: u64) {
+        let known = number.saturating_add(1).min(REMEMBERED as u64) as usize;
         let mut queues = [0; REMEMBERED];
         for (copy, queue) in queues.iter_mut().zip(&self.queues) {
             *copy = queue.load(Ordering::Relaxed);
