@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cluster::step::Cluster;
+use crate::cluster::step::entry::after;
 use crate::health::{Cause, Change, Counts, Entry};
 
 impl<S: Clone> Cluster<S> {
@@ -55,16 +56,17 @@ impl<S: Clone> Cluster<S> {
         let Some(rules) = self.settings.ejection.outlier_detection().copied() else {
             return;
         };
-        let due = *self.next_comparison.get_or_insert(now + rules.interval());
+        let interval = rules.interval();
+        let due = *self.next_comparison.get_or_insert(after(now, interval));
         if now < due {
             return;
         }
         // What a busy task is late by must not move the later ones.
-        let next = due + rules.interval();
+        let next = after(due, interval);
         self.next_comparison = Some(if next > now {
             next
         } else {
-            now + rules.interval()
+            after(now, interval)
         });
         let counted = |key| {
             let entry = self.entries.get(&key);

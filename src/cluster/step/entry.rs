@@ -24,7 +24,7 @@ const REDIAL_FRACTION: u32 = 10;
 /// that to an instant would panic.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-fn after(start: Instant, delay: Duration) -> Instant {
+pub(super) fn after(start: Instant, delay: Duration) -> Instant {
     start + delay.min(FAR)
 }
 

@@ -107,3 +107,23 @@ fn a_probing_call_that_fails_keeps_the_cause() {
     m.eject("a");
     assert_eq!(cause(&m, "a"), Some(Cause::ConsecutiveFailures));
 }
+
+#[test]
+fn an_interval_that_no_clock_reaches_is_never_over() {
+    for interval in [Duration::MAX, Duration::from_secs(1 << 62)] {
+        let rules = OutlierDetection::default().with_interval(interval);
+        let mut m = Machine::ready(comparing(rules), SIX);
+        calls(&mut m, 1);
+        m.advance(Duration::from_secs(3_600));
+        assert_eq!(m.ejected(), 0, "{interval:?} is not over");
+        m.call("a", Outcome::Success);
+        m.eject("a");
+        m.readmit("a");
+        m.eject("a");
+        assert_eq!(
+            m.left("a"),
+            Duration::from_secs(60),
+            "no interval has passed that forgives the first time"
+        );
+    }
+}
