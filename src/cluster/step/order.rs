@@ -237,9 +237,10 @@ impl<S: Clone> Cluster<S> {
                     self.dialing -= 1;
                     self.effects.push(Effect::Forget { key: other });
                 }
-                // Calls under way on it go on to their end.
+                // Calls under way on it go on to their end; a watch has none, and would keep it open.
                 Phase::Ready { connection, .. } => {
                     entry.subchannel.disconnected(connection);
+                    self.effects.push(Effect::Forget { key: other });
                 }
             }
             if entry.rest(&self.settings.backoff) {

@@ -451,3 +451,17 @@ fn one_that_is_ready_as_another_is_ejected_is_chosen() {
     let (_, summary) = m.publish();
     assert!(summary.one_is_enough, "b is the one");
 }
+
+#[test]
+fn whatever_goes_by_a_connection_that_is_not_wanted_is_given_up() {
+    let mut m = Machine::with(in_order(), ["a", "b"]);
+    let a = m.succeed("a");
+    m.eject("a");
+    m.succeed("b");
+    assert_eq!(m.entry("a").phase.connection(), None, "one is enough");
+    assert_eq!(
+        m.forgotten,
+        [a.key],
+        "a watch would hold the connection open"
+    );
+}
