@@ -21,8 +21,9 @@ impl<S: Clone> Cluster<S> {
                 self.eject(key, cause, now);
                 return;
             }
-            // Out again already, and that word came first: it is the newer one.
-            Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
+            // Out again already, and that was known first: it is the newer word.
+            Change::Readmitted if entry.is_out(now) => {}
+            // Perhaps out again by its calls; that word is on its way.
             Change::Readmitted => {
                 entry.readmit(now);
                 info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");

@@ -278,6 +278,11 @@ impl<S: Clone> Entry<S> {
         until
     }
 
+    /// Whether the time of an ejection is not over yet.
+    pub(super) fn is_out(&self, now: Instant) -> bool {
+        (self.ejection.as_ref()).is_some_and(|ejection| ejection.until > now)
+    }
+
     pub(super) fn readmit(&mut self, now: Instant) {
         self.ejection = None;
         self.readmitted = Some(now);
