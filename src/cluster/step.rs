@@ -57,7 +57,7 @@ pub(crate) enum Effect {
         subchannel: Arc<Subchannel>,
         connection: u64,
     },
-    /// The endpoint left, or is not wanted now: give up a dial that is under way.
+    /// The endpoint left, or is not wanted now: give up a dial that is under way, or a watch.
     Forget { key: u64 },
 }
 

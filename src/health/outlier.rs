@@ -183,8 +183,13 @@ impl SuccessRate {
     fn judge(&self, counts: &[Counts], rng: &mut Rng, eject: &mut impl FnMut(usize, Cause)) {
         let judged = enough(counts, self.request_volume, self.minimum_hosts);
         let rate = |index: &usize| counts[*index].success_rate();
+        let Some(first) = judged.first().map(rate) else {
+            return;
+        };
         let n = judged.len() as f64;
-        let mean = judged.iter().map(rate).sum::<f64>() / n;
+        // From the first one on: of rates that are all the same a plain sum may be rounded to more than
+        // they are, and then all would be under their mean.
+        let mean = first + judged.iter().map(|i| rate(i) - first).sum::<f64>() / n;
         let variance = judged.iter().map(|i| (rate(i) - mean).powi(2)).sum::<f64>() / n;
         let least = mean - variance.sqrt() * f64::from(self.stdev_factor) / 1_000.0;
         for index in judged {
@@ -358,6 +363,22 @@ mod tests {
         for each in [(100, 0), (0, 100), (70, 30)] {
             let rules = by_success_rate(SuccessRate::default());
             assert_eq!(outliers(rules, &[each; 20]), [0; 0], "{each:?}");
+        }
+        for stdev_factor in [0, 1, 500, 1_900] {
+            for hosts in 5..40 {
+                for failures in 0..=97 {
+                    let rules = by_success_rate(SuccessRate {
+                        stdev_factor,
+                        ..SMALL
+                    });
+                    let all = vec![(97 - failures, failures); hosts];
+                    assert_eq!(
+                        outliers(rules, &all),
+                        [0; 0],
+                        "{hosts} that fail {failures} of 97, factor {stdev_factor}"
+                    );
+                }
+            }
         }
     }
 

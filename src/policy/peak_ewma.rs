@@ -26,7 +26,8 @@ const UNKNOWN: f32 = 1e6;
 /// # Weights
 /// A faster server shows by itself, so equal weights are right for servers of different sizes. Where
 /// [weights](crate::Endpoint::weight) differ they are an order: both endpoints are drawn by weight, the same
-/// one perhaps twice, and calls under way count per unit of weight. Endpoints alike in latency get calls by
+/// one perhaps twice, and then it gets the call whatever that costs, also while its first answer is waited
+/// for. Calls under way count per unit of weight. Endpoints alike in latency get calls by
 /// weight; the fastest one gets up to twice its part by weight and no more, so that a canary of weight 1
 /// beside 99 others gets at most 2 % of the calls, however fast it is.
 ///

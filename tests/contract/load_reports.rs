@@ -8,7 +8,9 @@ use std::time::Duration;
 use evenkeel::discovery::Handle;
 use evenkeel::load::{Measures, ReportRules};
 use evenkeel::outcome::LoadReport;
-use evenkeel::policy::{Candidates, OrcaWeightedRoundRobin, Picker, Policy, RoundRobin};
+use evenkeel::policy::{
+    Candidates, Connects, OrcaWeightedRoundRobin, PickFirst, Picker, Policy, RoundRobin,
+};
 use evenkeel::probe::{Watch, WatchError};
 use evenkeel::{Balance, ConnectivityState};
 use futures::StreamExt;
@@ -292,6 +294,56 @@ async fn any_policy_may_have_servers_report() {
     let candidates = policy.0.lock().unwrap().clone().expect("it was built");
     let queue = candidates.all()[0].subchannel().reports().queue();
     assert_eq!(queue.map(|queue| queue.in_flight), Some(5));
+}
+
+/// The same with one connection at a time.
+#[derive(Debug, Default)]
+struct HearingOne(Hearing);
+
+impl Policy for HearingOne {
+    fn name(&self) -> &'static str {
+        "hearing_one"
+    }
+
+    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
+        self.0.build(candidates, previous)
+    }
+
+    fn measures(&self) -> Measures {
+        self.0.measures()
+    }
+
+    fn connects(&self) -> Connects {
+        PickFirst::default().connects()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_when_its_connection_is_not_wanted_any_more() {
+    let world = World::new();
+    let reports = Reports::default();
+    let balance = builder!(world)
+        .endpoints(["a", "b"])
+        .policy(HearingOne::default())
+        .load_reports(reports.clone())
+        .ejection(at_the_first_failure())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    settle().await;
+    assert!(reports.is_open("a"), "the one that is connected");
+    let ejected = world.server("a");
+    ejected.set_answer(Answer::Fail);
+    let call = within("a call", balance.clone().oneshot(ask("x"))).await;
+    call.expect_err("it fails its calls");
+    until("the next one takes its place", || {
+        endpoint(&balance, "b").state == ConnectivityState::Ready
+    })
+    .await;
+    settle().await;
+    assert!(!reports.is_open("a"), "it has done its work");
+    assert!(reports.is_open("b"), "the other one reports in its place");
+    assert_eq!(ejected.clones_alive(), 0, "nothing holds the connection");
 }
 
 #[tokio::test(start_paused = true)]

@@ -4,6 +4,7 @@ use tokio::time::Instant;
 use tracing::{info, warn};
 
 use crate::cluster::step::Cluster;
+use crate::cluster::step::entry::after;
 use crate::health::{Cause, Change, Counts, Entry};
 
 impl<S: Clone> Cluster<S> {
@@ -20,8 +21,9 @@ impl<S: Clone> Cluster<S> {
                 self.eject(key, cause, now);
                 return;
             }
-            // Out again already, and that word came first: it is the newer one.
-            Change::Readmitted if !entry.subchannel.health().gate().is_open() => {}
+            // Out again already, and that was known first: it is the newer word.
+            Change::Readmitted if entry.is_out(now) => {}
+            // Perhaps out again by its calls; that word is on its way.
             Change::Readmitted => {
                 entry.readmit(now);
                 info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");
@@ -55,16 +57,17 @@ impl<S: Clone> Cluster<S> {
         let Some(rules) = self.settings.ejection.outlier_detection().copied() else {
             return;
         };
-        let due = *self.next_comparison.get_or_insert(now + rules.interval());
+        let interval = rules.interval();
+        let due = *self.next_comparison.get_or_insert(after(now, interval));
         if now < due {
             return;
         }
         // What a busy task is late by must not move the later ones.
-        let next = due + rules.interval();
+        let next = after(due, interval);
         self.next_comparison = Some(if next > now {
             next
         } else {
-            now + rules.interval()
+            after(now, interval)
         });
         let counted = |key| {
             let entry = self.entries.get(&key);

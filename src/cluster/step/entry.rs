@@ -24,7 +24,7 @@ const REDIAL_FRACTION: u32 = 10;
 /// that to an instant would panic.
 const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
-fn after(start: Instant, delay: Duration) -> Instant {
+pub(super) fn after(start: Instant, delay: Duration) -> Instant {
     start + delay.min(FAR)
 }
 
@@ -276,6 +276,11 @@ impl<S: Clone> Entry<S> {
             cause,
         });
         until
+    }
+
+    /// Whether the time of an ejection is not over yet.
+    pub(super) fn is_out(&self, now: Instant) -> bool {
+        (self.ejection.as_ref()).is_some_and(|ejection| ejection.until > now)
     }
 
     pub(super) fn readmit(&mut self, now: Instant) {

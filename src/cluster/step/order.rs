@@ -28,7 +28,7 @@ pub(super) struct Order {
     stage: Stage,
     /// All have failed, and none was READY since (gRFC A62: sticky).
     failed: bool,
-    /// Who may have become usable by the event at hand.
+    /// Who became usable by the event at hand.
     seen: Option<u64>,
 }
 
@@ -85,9 +85,12 @@ impl<S: Clone> Cluster<S> {
         }
     }
 
-    /// Something happened to this endpoint that may have made it usable.
+    /// Something happened to this endpoint that may have made it usable. If it did not, what was seen before
+    /// in the same event stands: one may be ejected as another becomes READY.
     pub(super) fn look_at(&mut self, key: u64) {
-        if let Some(order) = &mut self.order {
+        if self.is_usable(key)
+            && let Some(order) = &mut self.order
+        {
             order.seen = Some(key);
         }
     }
@@ -234,9 +237,10 @@ impl<S: Clone> Cluster<S> {
                     self.dialing -= 1;
                     self.effects.push(Effect::Forget { key: other });
                 }
-                // Calls under way on it go on to their end.
+                // Calls under way on it go on to their end; a watch has none, and would keep it open.
                 Phase::Ready { connection, .. } => {
                     entry.subchannel.disconnected(connection);
+                    self.effects.push(Effect::Forget { key: other });
                 }
             }
             if entry.rest(&self.settings.backoff) {

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::health::{Ejection, FailurePercentage, OutlierDetection};
 use crate::math::testing::seeded;
 use crate::policy::Connects;
 
@@ -11,6 +12,8 @@ use crate::policy::Connects;
 enum Act {
     Update(Vec<(u8, u8, u32)>),
     DialOk(usize),
+    /// After so many milliseconds of which nobody was told.
+    LateDialOk(usize, u64),
     DialFails(usize),
     End(usize, u8),
     StaleEnd(usize),
@@ -24,6 +27,7 @@ fn act() -> impl Strategy<Value = Act> {
     prop_oneof![
         2 => prop::collection::vec(endpoint, 0..8).prop_map(Act::Update),
         4 => any::<usize>().prop_map(Act::DialOk),
+        1 => (any::<usize>(), 0..3_000_u64).prop_map(|(n, ms)| Act::LateDialOk(n, ms)),
         2 => any::<usize>().prop_map(Act::DialFails),
         2 => (any::<usize>(), 0..3_u8).prop_map(|(n, end)| Act::End(n, end)),
         1 => any::<usize>().prop_map(Act::StaleEnd),
@@ -57,6 +61,11 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
                 .with_weight(weight)
         })),
         Act::DialOk(n) if !m.dials.is_empty() => {
+            let dial = m.dials.remove(n % m.dials.len());
+            m.end_dial(&dial, Ok(()));
+        }
+        Act::LateDialOk(n, ms) if !m.dials.is_empty() => {
+            m.now += Duration::from_millis(ms);
             let dial = m.dials.remove(n % m.dials.len());
             m.end_dial(&dial, Ok(()));
         }
@@ -105,11 +114,10 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
             }
         }
         Act::Advance(ms) => m.advance_ms(ms),
-        Act::DialOk(_) | Act::DialFails(_) | Act::StaleEnd(_) => {}
+        Act::DialOk(_) | Act::LateDialOk(..) | Act::DialFails(_) | Act::StaleEnd(_) => {}
     }
 }
 
-/// While it is not so that each is dialled by its own backoff.
 fn assert_in_order(m: &Machine, order: &Order) {
     let c = &m.cluster;
     let mut ready = 0;
@@ -126,8 +134,10 @@ fn assert_in_order(m: &Machine, order: &Order) {
             (1, 1, 0, 0),
             "one is connected, and no other is wanted"
         );
-    } else {
-        assert_eq!(usable, 0, "one that can be used is chosen");
+        return;
+    }
+    assert_eq!(usable, 0, "one that can be used is chosen");
+    if !order.has_ended() {
         assert!(c.dial_queue.len() <= 1, "one has its turn");
         assert!(
             c.entries.is_empty() || c.dialing + c.dial_queue.len() > 0,
@@ -192,9 +202,11 @@ fn assert_invariants(m: &mut Machine) {
         dialing,
         "no dial is under way for an endpoint that left"
     );
-    match &c.order {
-        Some(order) if !order.has_ended() => assert_in_order(m, order),
-        _ => assert_eq!(c.dial_queue.len(), waiting, "nobody else is in the queue"),
+    if let Some(order) = &c.order {
+        assert_in_order(m, order);
+    }
+    if c.order.as_ref().is_none_or(Order::has_ended) {
+        assert_eq!(c.dial_queue.len(), waiting, "nobody else is in the queue");
     }
     assert_eq!(
         c.ejections.ejected(),
@@ -265,6 +277,30 @@ proptest! {
         let connects = Connects::InOrder { attempt_delay: Duration::from_millis(250), shuffle };
         keep_the_invariants(Settings { connects, ..dials(2) }, acts);
     }
+
+    #[test]
+    fn any_events_keep_the_invariants_with_outliers(
+        acts in prop::collection::vec(act(), 1..80),
+        in_order: bool,
+    ) {
+        let rule = FailurePercentage {
+            threshold: 20,
+            minimum_hosts: 1,
+            request_volume: 2,
+            ..FailurePercentage::default()
+        };
+        let rules = OutlierDetection::default()
+            .with_interval(Duration::from_secs(3))
+            .with_success_rate(None)
+            .with_failure_percentage(rule);
+        let ejection = Ejection::default().with_outlier_detection(rules);
+        let connects = if in_order {
+            Connects::InOrder { attempt_delay: Duration::from_millis(250), shuffle: false }
+        } else {
+            Connects::All
+        };
+        keep_the_invariants(Settings { connects, ejection, ..dials(2) }, acts);
+    }
 }
 
 fn keep_the_invariants(settings: Settings, acts: Vec<Act>) {
@@ -277,5 +313,10 @@ fn keep_the_invariants(settings: Settings, acts: Vec<Act>) {
     m.update([] as [&str; 0]);
     assert_invariants(&mut m);
     assert_eq!(m.ejected(), 0, "an empty set has given everything back");
-    assert_eq!(m.cluster.next_tick(), None, "and waits for nothing");
+    let compared = m.cluster.next_comparison;
+    assert_eq!(
+        m.cluster.next_tick(),
+        compared,
+        "and waits for nothing else"
+    );
 }

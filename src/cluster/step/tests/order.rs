@@ -1,6 +1,7 @@
 //! One connection, dialled in the order of the list.
 
 use super::*;
+use crate::health::{Ejection, FailurePercentage, OutlierDetection};
 use crate::policy::Connects;
 
 fn in_order() -> Settings {
@@ -410,5 +411,57 @@ fn a_shuffled_list_is_another_one_for_each_client_and_each_update() {
     assert!(
         first.iter().all(|n| (n - 500).abs() < 116),
         "each is the first equally often: {first:?}"
+    );
+}
+
+#[test]
+fn one_that_is_ready_as_another_is_ejected_is_chosen() {
+    let rule = FailurePercentage {
+        threshold: 20,
+        minimum_hosts: 1,
+        ..FailurePercentage::default()
+    };
+    let rules = OutlierDetection::default()
+        .with_success_rate(None)
+        .with_failure_percentage(rule);
+    let settings = Settings {
+        ejection: Ejection::default().with_outlier_detection(rules),
+        ..in_order()
+    };
+    let mut m = Machine::with(settings, ["a", "b", "c"]);
+    let a = m.succeed("a");
+    for call in 0..99 {
+        let fails = call % 3 == 0;
+        let outcome = if fails {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        };
+        m.call("a", outcome);
+    }
+    m.advance_ms(9_800);
+    m.end(&a, closed());
+    m.fail("a");
+    assert_eq!(m.dialing(), ["b"]);
+    // The interval is over, and the first to say so is the dial that ends.
+    m.now += Duration::from_millis(200);
+    m.succeed("b");
+    assert_eq!(m.ejected(), 1, "a failed too many");
+    assert!(m.dialing().is_empty(), "b is ready, and one is enough");
+    let (_, summary) = m.publish();
+    assert!(summary.one_is_enough, "b is the one");
+}
+
+#[test]
+fn whatever_goes_by_a_connection_that_is_not_wanted_is_given_up() {
+    let mut m = Machine::with(in_order(), ["a", "b"]);
+    let a = m.succeed("a");
+    m.eject("a");
+    m.succeed("b");
+    assert_eq!(m.entry("a").phase.connection(), None, "one is enough");
+    assert_eq!(
+        m.forgotten,
+        [a.key],
+        "a watch would hold the connection open"
     );
 }

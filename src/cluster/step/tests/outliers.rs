@@ -107,3 +107,52 @@ fn a_probing_call_that_fails_keeps_the_cause() {
     m.eject("a");
     assert_eq!(cause(&m, "a"), Some(Cause::ConsecutiveFailures));
 }
+
+#[test]
+fn an_interval_that_no_clock_reaches_is_never_over() {
+    for interval in [Duration::MAX, Duration::from_secs(1 << 62)] {
+        let rules = OutlierDetection::default().with_interval(interval);
+        let mut m = Machine::ready(comparing(rules), SIX);
+        calls(&mut m, 1);
+        m.advance(Duration::from_secs(3_600));
+        assert_eq!(m.ejected(), 0, "{interval:?} is not over");
+        m.call("a", Outcome::Success);
+        m.eject("a");
+        m.readmit("a");
+        m.eject("a");
+        assert_eq!(
+            m.left("a"),
+            Duration::from_secs(60),
+            "no interval has passed that forgives the first time"
+        );
+    }
+}
+
+#[test]
+fn one_that_is_out_again_before_its_return_was_heard_of_has_its_new_cause() {
+    let mut m = Machine::ready(comparing(OutlierDetection::default()), SIX);
+    calls(&mut m, 1);
+    m.advance_ms(10_000);
+    assert_eq!(cause(&m, "a"), Some(Cause::SuccessRate));
+    m.advance(m.left("a"));
+    let (candidates, _) = m.publish();
+    let outcomes = [Outcome::Success].into_iter().chain([Outcome::Failure; 5]);
+    for outcome in outcomes {
+        let mut claim = candidates.all()[0].claim(false).expect("it lets calls in");
+        claim.sent();
+        claim.finish(outcome);
+    }
+    m.hear();
+    assert_eq!(
+        cause(&m, "a"),
+        Some(Cause::ConsecutiveFailures),
+        "it was back for a moment"
+    );
+    let since = m
+        .entry("a")
+        .ejection
+        .as_ref()
+        .map(|ejection| ejection.since);
+    assert_eq!(since, Some(m.now), "and is out since then");
+    assert_eq!(m.left("a"), Duration::from_secs(60), "twice in a row");
+}
