@@ -40,7 +40,8 @@ pub struct Builder<C = (), T = Plain, P = NoProbe, W = NoWatch> {
     track: T,
     probe: Option<P>,
     load_reports: Option<W>,
-    policy: Arc<dyn Policy>,
+    /// The default, if none is named: one for each balancer.
+    policy: Option<Arc<dyn Policy>>,
     settings: Settings,
     wait_in_poll_ready: bool,
 }
@@ -59,7 +60,7 @@ impl Builder {
             track: Plain::new(),
             probe: None,
             load_reports: None,
-            policy: Arc::new(Adaptive::default()),
+            policy: None,
             settings: Settings::default(),
             wait_in_poll_ready: false,
         }
@@ -204,12 +205,7 @@ impl<C, T, P, W> Builder<C, T, P, W> {
 
     /// The algorithm; the default is [`Adaptive`].
     pub fn policy(mut self, policy: impl Policy) -> Self {
-        self.settings.measures = policy.measures();
-        self.settings.connects = policy.connects();
-        self.policy = Arc::new(policy);
-        self.settings.listener = (self.settings.measures.reports)
-            .is_some()
-            .then(|| self.policy.clone());
+        self.policy = Some(Arc::new(policy));
         self
     }
 
@@ -260,7 +256,9 @@ impl<C, T, P, W> Builder<C, T, P, W> {
         self
     }
 
-    fn validate(&self) -> Result<Runtime, Error> {
+    /// Takes over what the policy wants, and checks the whole.
+    fn validate(&mut self, policy: &Arc<dyn Policy>) -> Result<Runtime, Error> {
+        self.settings.adopt(policy);
         match &self.source {
             Source::Missing => return Err(Error::config("endpoints", "none were given")),
             Source::List(list) if list.is_empty() => {
@@ -270,14 +268,15 @@ impl<C, T, P, W> Builder<C, T, P, W> {
             Source::Stream(_) => {}
         }
         self.settings.validate()?;
-        let needs_probe = (self.settings.measures.probes).is_some_and(|rules| rules.required);
+        let measures = &self.settings.measures;
+        let needs_probe = (measures.probes).is_some_and(|rules| rules.required);
         if needs_probe && self.probe.is_none() {
-            let policy = self.policy.name();
+            let policy = policy.name();
             let mistake = format!("none was given, and the policy {policy} goes by its answers");
             return Err(Error::config("probe", mistake));
         }
-        if self.settings.measures.out_of_band().is_some() && self.load_reports.is_none() {
-            let policy = self.policy.name();
+        if measures.out_of_band().is_some() && self.load_reports.is_none() {
+            let policy = policy.name();
             let mistake =
                 format!("none were given, and the policy {policy} goes by those out of band");
             return Err(Error::config("load_reports", mistake));
@@ -298,8 +297,8 @@ impl<C, T> Builder<C, T> {
     ///
     /// # Errors
     /// As [`build`](Builder::build), and for a source that is a stream.
-    pub fn layer(self) -> Result<BalanceLayer<T>, Error> {
-        let runtime = self.validate()?;
+    pub fn layer(mut self) -> Result<BalanceLayer<T>, Error> {
+        let runtime = self.validate(&or_default(self.policy.clone()))?;
         let Source::List(endpoints) = self.source else {
             return Err(Error::config(
                 "discovery",
@@ -329,8 +328,9 @@ where
     /// Names the setting that cannot be used: no endpoints, an endpoint with an empty id or a weight
     /// of 0, two endpoints with one id, a percentage over 100, a delay of zero, a policy that goes by probes
     /// or by load reports out of band without such; or no tokio runtime, or one without timers.
-    pub fn build(self) -> Result<Balance<C::Service, T>, Error> {
-        let runtime = self.validate()?;
+    pub fn build(mut self) -> Result<Balance<C::Service, T>, Error> {
+        let policy = or_default(self.policy.clone());
+        let runtime = self.validate(&policy)?;
         let (initial, discovery) = match self.source {
             Source::List(list) => (Some(Update::new(list)), None),
             Source::Stream(stream) => (None, Some(stream)),
@@ -342,7 +342,7 @@ where
                 probe: self.probe,
                 load_reports: self.load_reports,
                 connector: self.connector,
-                policy: self.policy,
+                policy,
                 initial,
                 discovery,
             },
@@ -366,21 +366,28 @@ impl<C, T, P, W> fmt::Debug for Builder<C, T, P, W> {
 pub(super) struct Parts<T> {
     endpoints: Vec<Endpoint>,
     track: T,
-    policy: Arc<dyn Policy>,
+    policy: Option<Arc<dyn Policy>>,
     settings: Settings,
     wait_in_poll_ready: bool,
     runtime: Runtime,
 }
 
+/// A policy of the balancer's own, if none is named: what servers answer one client is not for another.
+fn or_default(policy: Option<Arc<dyn Policy>>) -> Arc<dyn Policy> {
+    policy.unwrap_or_else(|| Arc::new(Adaptive::default()))
+}
+
 impl<T> Parts<T> {
-    pub(super) fn start<C: Connector>(self, connector: C) -> Balance<C::Service, T> {
+    pub(super) fn start<C: Connector>(mut self, connector: C) -> Balance<C::Service, T> {
+        let policy = or_default(self.policy);
+        self.settings.adopt(&policy);
         let shared = launch(
             Launch {
                 settings: self.settings,
                 probe: None::<NoProbe>,
                 load_reports: None::<NoWatch>,
                 connector,
-                policy: self.policy,
+                policy,
                 initial: Some(Update::new(self.endpoints)),
                 discovery: None,
             },

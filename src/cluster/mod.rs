@@ -73,6 +73,14 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Takes over what this policy wants.
+    pub(crate) fn adopt(&mut self, policy: &Arc<dyn Policy>) {
+        self.measures = policy.measures();
+        self.connects = policy.connects();
+        let listens = self.measures.reports.is_some();
+        self.listener = listens.then(|| policy.clone());
+    }
+
     pub(crate) fn validate(&self) -> Result<(), Error> {
         if let Some(mistake) = self.backoff.mistake() {
             return Err(Error::config("backoff", mistake));
