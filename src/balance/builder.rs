@@ -178,7 +178,7 @@ impl<C, T, P> Builder<C, T, P> {
         self.track(track)
     }
 
-    /// The algorithm; the default is [`LeastRequest`] of two.
+    /// The algorithm; the default is [`Adaptive`].
     pub fn policy(mut self, policy: impl Policy) -> Self {
         self.settings.measures = policy.measures();
         self.settings.connects = policy.connects();

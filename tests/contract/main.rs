@@ -19,5 +19,6 @@ mod ejection;
 mod ejection_streams;
 mod mistakes;
 mod pick_first;
+mod retries;
 mod ways_in;
 mod weights;
