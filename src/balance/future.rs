@@ -17,7 +17,7 @@ use crate::balance::service::Own;
 use crate::balance::{Track, clock};
 use crate::call::{PreviousEndpoints, RequestInfo};
 use crate::cluster::Snapshot;
-use crate::endpoint::ConnectivityState;
+use crate::endpoint::{ConnectivityState, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 use crate::outcome::Outcome;
@@ -73,11 +73,30 @@ struct Call<S, Req, T> {
 impl<S, Req, T> Drop for Call<S, Req, T> {
     #[inline]
     fn drop(&mut self) {
+        if self.previous.is_some() {
+            self.given_up();
+        }
+    }
+}
+
+impl<S, Req, T> Call<S, Req, T> {
+    /// Apart, as `note` is: most calls are no attempts of several, and pay for it else.
+    #[cold]
+    #[inline(never)]
+    fn given_up(&mut self) {
         if let Some(previous) = &self.previous
             && previous.has_timed_out()
             && let Some(claim) = self.claim.take()
         {
             clock::finish(claim, Outcome::Failure);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note(&self, endpoint: &EndpointId) {
+        if let Some(previous) = &self.previous {
+            previous.insert(endpoint.clone());
         }
     }
 }
@@ -262,8 +281,8 @@ where
     #[inline]
     fn dispatch(&mut self, service: &mut S, mut claim: Claim) -> S::Future {
         claim.sent();
-        if let Some(previous) = &self.previous {
-            previous.insert(claim.endpoint().clone());
+        if self.previous.is_some() {
+            self.note(claim.endpoint());
         }
         self.claim = Some(claim);
         service.call(self.request.take().expect("polled after completion"))
