@@ -4,6 +4,12 @@
 //! the builder. Nothing is looked up until a policy or a waiting call asks, so that a call that
 //! needs none of it pays nothing.
 
+mod grpc_timeout;
+mod previous_endpoints;
+
+pub(crate) use grpc_timeout::{grpc_timeout, set_grpc_timeout};
+pub use previous_endpoints::PreviousEndpoints;
+
 use std::fmt;
 use std::net::IpAddr;
 
@@ -25,6 +31,11 @@ pub struct SourceIp(pub IpAddr);
 /// caller's deadline is then the only bound. gRPC's `wait_for_ready`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitForReady(pub bool);
+
+/// Request extension: a failed call is not tried again, whatever the retry policy says. For calls that
+/// must not reach a server twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoRetry;
 
 /// Response extension: the endpoint that answered. Set only where the builder was told so, because
 /// an extension costs an allocation.

@@ -5,6 +5,7 @@
 //! - With any other tower service: [`Balance`].
 //! - Where endpoints come from: [`discovery`]; how they become services: [`connection`].
 //! - Which endpoint takes a call: [`policy`]; which may not: [`health`].
+//! - When a failed call is tried again: [`retry`].
 //! - How servers are asked for their load: [`probe`].
 //! - How servers tell their load: `server` (feature `grpc`).
 //!
@@ -37,6 +38,7 @@ pub mod policy;
 pub mod probe;
 #[cfg(feature = "grpc")]
 mod proto;
+pub mod retry;
 #[cfg(feature = "grpc")]
 pub mod server;
 pub mod topology;

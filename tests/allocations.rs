@@ -18,9 +18,10 @@ use evenkeel::policy::{
     Rendezvous, RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
 };
 use evenkeel::probe::{Answer, probe_fn};
+use evenkeel::retry::{RetryLayer, RetryPolicy};
 use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
-use tower::{Service, service_fn};
+use tower::{Layer, Service, service_fn};
 
 const CALLS: u64 = 1_000;
 const ENDPOINTS: usize = 10;
@@ -271,6 +272,47 @@ async fn following_an_http_body_to_its_end_allocates_nothing() {
         balance.report().endpoints.iter().all(in_flight),
         "every call has ended with its body"
     );
+}
+
+#[tokio::test]
+async fn a_call_that_needs_no_retry_allocates_no_more_than_what_is_kept_for_one() {
+    let service = |request: http::Request<evenkeel::retry::RetryBody<Full<Bytes>>>| {
+        let frame = now(request.into_body().frame()).unwrap().unwrap();
+        let response = http::Response::new(Full::new(frame.into_data().unwrap()));
+        ready(Ok::<_, Infallible>(response))
+    };
+    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
+    let balance = Balance::builder()
+        .services(services)
+        .http()
+        .seed(1)
+        .build()
+        .unwrap();
+    all_ready(&balance).await;
+    let layer = RetryLayer::new(RetryPolicy::default()).unwrap();
+    let mut retry = layer.layer(balance);
+
+    let request = |extensions: &http::Extensions| {
+        let mut request = http::Request::new(Full::new(Bytes::from_static(b"ping")));
+        *request.extensions_mut() = extensions.clone();
+        request
+    };
+    let mut count = |extensions: &http::Extensions| {
+        let theirs = allocations(|_| drop(black_box(request(extensions))));
+        let all = allocations(|_| {
+            let mut body = now(retry.call(request(extensions))).unwrap().into_body();
+            let frame = now(body.frame()).unwrap().unwrap();
+            assert_eq!(frame.into_data().unwrap(), "ping");
+        });
+        (all - theirs) / CALLS
+    };
+    // The record of the body and that of endpoints, and the extension that carries it, which takes three
+    // where there is none yet.
+    assert_eq!(count(&http::Extensions::new()), 2 + 3);
+    // As tonic's requests have one: one more for ours, and a copy of theirs.
+    let mut extensions = http::Extensions::new();
+    extensions.insert(7_u8);
+    assert_eq!(count(&extensions), 2 + 1 + 3);
 }
 
 #[test]

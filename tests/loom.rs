@@ -11,12 +11,13 @@ use std::time::Duration;
 use evenkeel::ConnectivityState;
 use evenkeel::Endpoint;
 use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health};
-use evenkeel::math::Rng;
+use evenkeel::math::{Moment, Rng};
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
     Candidate, Candidates, Pick, PickContext, Picker, Policy, RoundRobin, Subchannel,
     WeightedRoundRobin,
 };
+use evenkeel::retry::{Budget, BudgetSettings, Throttle, ThrottleSettings};
 use loom::thread;
 
 /// Rules by which one failure ejects, for `endpoints` endpoints.
@@ -318,5 +319,92 @@ fn one_older_failure_does_not_eject_an_endpoint_that_just_came_back() {
             "one failure since it came back is not two"
         );
         assert_eq!(rules.ejected(), 0, "and nobody is out");
+    });
+}
+
+#[test]
+fn the_retry_throttle_allows_no_retry_too_many() {
+    loom::model(|| {
+        let throttle = Throttle::new(ThrottleSettings::new(4, 1.0)).unwrap();
+        let throttle = Arc::new(throttle);
+        let threads = [(); 2].map(|()| {
+            let throttle = throttle.clone();
+            thread::spawn(move || throttle.failed())
+        });
+        let allowed = threads.map(|thread| thread.join().unwrap());
+        assert_eq!(
+            allowed.iter().filter(|&&allowed| allowed).count(),
+            1,
+            "3 of 4 tokens allow a retry, 2 do not"
+        );
+        throttle.succeeded();
+        assert!(throttle.allows_retry(), "3 tokens: none was lost");
+    });
+}
+
+#[test]
+fn a_success_and_a_failure_at_once_are_both_counted_by_the_throttle() {
+    loom::model(|| {
+        let throttle = Arc::new(Throttle::new(ThrottleSettings::new(4, 1.0)).unwrap());
+        throttle.failed();
+        throttle.failed();
+        let other = {
+            let throttle = throttle.clone();
+            thread::spawn(move || throttle.succeeded())
+        };
+        throttle.failed();
+        other.join().unwrap();
+        assert!(!throttle.allows_retry(), "2 tokens");
+        throttle.succeeded();
+        assert!(throttle.allows_retry(), "3");
+    });
+}
+
+/// With room for this many retries, of its reserve.
+fn budget(retries: u32) -> Arc<Budget> {
+    let settings = BudgetSettings::default()
+        .with_ttl(Duration::from_secs(1))
+        .with_min_per_second(retries);
+    Arc::new(Budget::new(settings).unwrap())
+}
+
+#[test]
+fn the_retry_budget_is_not_overdrawn() {
+    // In one window, and where one thread's clock has gone on to the next.
+    for later in [0_u64, 100] {
+        loom::model(move || {
+            let budget = budget(1);
+            let at = |millis| Moment::from_origin(Duration::from_millis(5_000 + millis));
+            let other = {
+                let budget = budget.clone();
+                thread::spawn(move || budget.withdraw(at(later)))
+            };
+            let allowed = [budget.withdraw(at(0)), other.join().unwrap()];
+            assert_eq!(
+                allowed.iter().filter(|&&allowed| allowed).count(),
+                1,
+                "the one there is goes to one of two: {allowed:?}"
+            );
+        });
+    }
+}
+
+#[test]
+fn calls_at_once_are_all_counted_by_the_budget() {
+    loom::model(|| {
+        let settings = BudgetSettings::default()
+            .with_percent(50)
+            .with_min_per_second(0);
+        let budget = Arc::new(Budget::new(settings).unwrap());
+        let now = Moment::from_origin(Duration::from_secs(5));
+        let other = {
+            let budget = budget.clone();
+            thread::spawn(move || {
+                budget.deposit(now);
+            })
+        };
+        budget.deposit(now);
+        other.join().unwrap();
+        assert_eq!(budget.balance(now), 1, "the window began once, with both");
     });
 }

@@ -11,7 +11,9 @@ use bytes::Bytes;
 use evenkeel::balance::{
     BalanceLayer, Builder, Http, Plain, Reclaiming, ResponseFuture, Silent, StateWatch, TrackedBody,
 };
-use evenkeel::call::{ChosenEndpoint, HashKey, RequestInfo, SourceIp, WaitForReady};
+use evenkeel::call::{
+    ChosenEndpoint, HashKey, NoRetry, PreviousEndpoints, RequestInfo, SourceIp, WaitForReady,
+};
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{Discovery, Handle, Update, Updates};
 use evenkeel::health::{
@@ -313,6 +315,37 @@ fn what_servers_add_can_be_shared_and_stored() {
     clone::<LoadReporting<Plainest>>();
     ordinary::<ReportingBody<Full<Bytes>>>();
     ordinary::<evenkeel::server::ResponseFuture<Ready<()>>>();
+}
+
+#[test]
+fn retries_are_shared_stored_and_spawned() {
+    use evenkeel::retry::{
+        Budget, BudgetSettings, ByError, ErrorKind, ReadError, ResponseFuture as Retried, Retry,
+        RetryBody, RetryLayer, RetryPolicy, Throttle, ThrottleSettings,
+    };
+    ordinary::<RetryPolicy>();
+    copy::<RetryPolicy>();
+    copy::<BudgetSettings>();
+    copy::<ThrottleSettings>();
+    ordinary::<Budget>();
+    ordinary::<Throttle>();
+    ordinary::<RetryLayer>();
+    clone::<RetryLayer>();
+    ordinary::<Retry<PlainBalance>>();
+    clone::<Retry<PlainBalance>>();
+    ordinary::<RetryBody<Full<Bytes>>>();
+    ordinary::<Retried<Ready<()>, PlainBalance, Full<Bytes>, ByError>>();
+    // Bodies that are Send only, as tonic's, are enough.
+    type SendOnly = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+    sync::<RetryBody<std::sync::Mutex<SendOnly>>>();
+    send::<Retried<Ready<()>, PlainBalance, SendOnly, ByError>>();
+    copy::<ByError>();
+    copy::<ErrorKind>();
+    fn reads(_: &dyn ReadError<Error>) {}
+    let _ = reads;
+    copy::<NoRetry>();
+    ordinary::<PreviousEndpoints>();
+    clone::<PreviousEndpoints>();
 }
 
 /// A claim that could be cloned would give its load back twice.

@@ -43,6 +43,20 @@ async fn the_second_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[tokio::test]
+async fn the_retry_snippet() -> Result<(), BoxError> {
+    use evenkeel::retry::RetryPolicy;
+    use tonic::Code;
+    // [snippet
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051", "http://10.0.0.2:50051"])
+        .retry(RetryPolicy::default().with_codes([Code::Unavailable, Code::ResourceExhausted]))
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
 #[test]
 fn the_server_snippet() {
     // [snippet
@@ -86,5 +100,5 @@ fn the_readme_has_them_word_for_word() {
         );
         snippets += 1;
     }
-    assert_eq!(snippets, 4, "every snippet of the README is tried here");
+    assert_eq!(snippets, 5, "every snippet of the README is tried here");
 }

@@ -15,12 +15,11 @@ use tower_service::Service;
 
 use crate::balance::service::Own;
 use crate::balance::{Track, clock};
-use crate::call::RequestInfo;
+use crate::call::{PreviousEndpoints, RequestInfo};
 use crate::cluster::Snapshot;
-use crate::endpoint::ConnectivityState;
+use crate::endpoint::{ConnectivityState, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
-#[cfg(feature = "grpc")]
 use crate::outcome::Outcome;
 use crate::policy::{Candidate, Claim, Pick, PickContext, ProbeRequests, Tried};
 
@@ -67,6 +66,39 @@ struct Call<S, Req, T> {
     hash: Option<u64>,
     /// Boxed, since most calls never have one.
     misses: Option<Box<Misses>>,
+    /// Where the endpoints of all attempts are noted, if this is one of several.
+    previous: Option<PreviousEndpoints>,
+}
+
+impl<S, Req, T> Drop for Call<S, Req, T> {
+    #[inline]
+    fn drop(&mut self) {
+        if self.previous.is_some() {
+            self.given_up();
+        }
+    }
+}
+
+impl<S, Req, T> Call<S, Req, T> {
+    /// Apart, as `note` is: most calls are no attempts of several, and pay for it else.
+    #[cold]
+    #[inline(never)]
+    fn given_up(&mut self) {
+        if let Some(previous) = &self.previous
+            && previous.has_timed_out()
+            && let Some(claim) = self.claim.take()
+        {
+            clock::finish(claim, Outcome::Failure);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn note(&self, endpoint: &EndpointId) {
+        if let Some(previous) = &self.previous {
+            previous.insert(endpoint.clone());
+        }
+    }
 }
 
 /// What went wrong with a call so far.
@@ -121,6 +153,7 @@ where
                 claim: None,
                 hash: None,
                 misses: None,
+                previous: None,
             },
         }
     }
@@ -248,6 +281,9 @@ where
     #[inline]
     fn dispatch(&mut self, service: &mut S, mut claim: Claim) -> S::Future {
         claim.sent();
+        if self.previous.is_some() {
+            self.note(claim.endpoint());
+        }
         self.claim = Some(claim);
         service.call(self.request.take().expect("polled after completion"))
     }
@@ -306,6 +342,12 @@ where
         let snapshot = self.shared.load();
         let now = self.shared.timed().then(clock::now);
         let mut races = 0;
+        let request = self.request.as_ref().expect("polled after completion");
+        let info = self.track.request(request);
+        if self.previous.is_none() {
+            self.previous = info.extension::<PreviousEndpoints>().cloned();
+        }
+        let mut avoid_previous = self.previous.as_ref().is_some_and(|p| !p.is_empty());
         loop {
             let request = self.request.as_ref().expect("polled after completion");
             let info = self.track.request(request);
@@ -315,6 +357,11 @@ where
                 .with_tried(tried)
                 .with_ejections_ignored(snapshot.summary.panic)
                 .with_hash(self.hash);
+            if let Some(previous) = &self.previous
+                && avoid_previous
+            {
+                context = context.with_previous(previous);
+            }
             if let Some(now) = now {
                 context = context.with_now(now);
             }
@@ -330,6 +377,11 @@ where
             let (candidate, ignore_ejections) = match pick {
                 Pick::Endpoint(slot) => {
                     (snapshot.candidates.all().get(slot), snapshot.summary.panic)
+                }
+                // One that failed this call before is better than none.
+                Pick::Nothing if avoid_previous => {
+                    avoid_previous = false;
+                    continue;
                 }
                 Pick::Nothing if alone && self.shared.panic_enabled() => {
                     (last_resort(&snapshot, tried, &mut self.rng), true)

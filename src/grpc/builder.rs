@@ -4,6 +4,7 @@ use std::time::Duration;
 use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use tokio::runtime::Handle as Runtime;
+use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::balance::{self, Http, Reclaiming};
@@ -11,6 +12,7 @@ use crate::connection::Connector;
 use crate::discovery::Discovery;
 use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
+use crate::grpc::calls::{Attempts, ByAttempt, Calls};
 use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
@@ -21,6 +23,7 @@ use crate::grpc::tls::Tls;
 use crate::health::Ejection;
 use crate::math::Backoff;
 use crate::policy::Policy;
+use crate::retry::{RetryLayer, RetryPolicy};
 use crate::topology::RandomSubset;
 
 pub(super) const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
@@ -134,6 +137,7 @@ impl Sealed for Own {
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
+/// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
 /// | [`timeout`](Self::timeout) | none | gRPC |
 /// | HTTP/2 and TCP | see [`Http2Settings`] | |
 #[must_use = "a builder does nothing until it is built"]
@@ -145,6 +149,7 @@ pub struct Builder<C = Own> {
     timeout: Option<Duration>,
     user_agent: Option<String>,
     expose_endpoint: bool,
+    retry: Option<RetryPolicy>,
 }
 
 impl Builder {
@@ -161,6 +166,7 @@ impl Builder {
             timeout: None,
             user_agent: None,
             expose_endpoint: false,
+            retry: None,
         }
     }
 
@@ -240,6 +246,7 @@ impl<C> Builder<C> {
             timeout: self.timeout,
             user_agent: self.user_agent,
             expose_endpoint: self.expose_endpoint,
+            retry: self.retry,
         }
     }
 
@@ -257,6 +264,22 @@ impl<C> Builder<C> {
     /// none. A shorter `grpc-timeout` of the request holds before it.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = Some(timeout);
+        self
+    }
+
+    /// Tries failed calls again, by this policy; see [`retry`](crate::retry). By default a call that a
+    /// server may have acted on is made once.
+    ///
+    /// ```
+    /// use evenkeel::retry::RetryPolicy;
+    /// use tonic::Code;
+    ///
+    /// let builder = evenkeel::grpc::Channel::builder()
+    ///     .retry(RetryPolicy::default().with_codes([Code::Unavailable, Code::ResourceExhausted]));
+    /// # let _ = builder;
+    /// ```
+    pub fn retry(mut self, policy: RetryPolicy) -> Self {
+        self.retry = Some(policy);
         self
     }
 
@@ -313,7 +336,8 @@ impl<C: Source> Builder<C> {
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an address that is no URI or has another
     /// scheme than `http` and `https`, a weight of 0, two endpoints with one id, a percentage over
-    /// 100, a time of zero, a certificate that cannot be read; or no tokio runtime.
+    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries cannot be;
+    /// or no tokio runtime.
     pub fn build(self) -> Result<Channel<<C::Connector as Connector>::Service>, Error> {
         for endpoint in &self.endpoints {
             self.source.check(endpoint)?;
@@ -321,6 +345,7 @@ impl<C: Source> Builder<C> {
         if self.timeout == Some(Duration::ZERO) {
             return Err(Error::config("timeout", "is zero"));
         }
+        let retry = self.retry.map(RetryLayer::new).transpose()?;
         let user_agent = match self.user_agent {
             None => HeaderValue::from_static(USER_AGENT),
             Some(prefix) => {
@@ -338,7 +363,13 @@ impl<C: Source> Builder<C> {
             .load_reports(C::LoadReports::from(LoadReports::by(user_agent.clone())))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
-        Ok(Channel::new(balance, user_agent, self.timeout, runtime))
+        let calls = match retry {
+            None => Calls::Once(balance),
+            Some(retry) => {
+                Calls::Retrying(retry.reading_errors(ByAttempt).layer(Attempts(balance)))
+            }
+        };
+        Ok(Channel::new(calls, user_agent, self.timeout, runtime))
     }
 }
 

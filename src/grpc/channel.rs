@@ -15,10 +15,11 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-use crate::balance::{self, Balance, Http, Reclaiming, StateWatch};
+use crate::balance::{Http, Reclaiming, StateWatch};
 use crate::endpoint::ConnectivityState;
 use crate::grpc::body::ResponseBody;
 use crate::grpc::builder::Builder;
+use crate::grpc::calls::{Call, Calls};
 use crate::grpc::classify::{ByGrpcStatus, grpc_code};
 use crate::grpc::deadline::Limits;
 use crate::grpc::http2::{AttemptError, Http2};
@@ -52,6 +53,8 @@ pub(super) type Tracking = Reclaiming<Http<ByGrpcStatus>>;
 ///
 /// Dropping a call cancels it at the server and says nothing about the endpoint.
 ///
+/// With [retries](Builder::retry) the deadline and the timeout hold for all attempts together.
+///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() -> Result<(), evenkeel::Error> {
@@ -65,7 +68,7 @@ pub(super) type Tracking = Reclaiming<Http<ByGrpcStatus>>;
 /// # }
 /// ```
 pub struct Channel<S = Http2> {
-    balance: Balance<S, Tracking>,
+    calls: Calls<S>,
     user_agent: HeaderValue,
     timeout: Option<Duration>,
     runtime: Runtime,
@@ -80,32 +83,32 @@ impl Channel {
 
 impl<S> Channel<S> {
     pub(super) fn new(
-        balance: Balance<S, Tracking>,
+        calls: Calls<S>,
         user_agent: HeaderValue,
         timeout: Option<Duration>,
         runtime: Runtime,
     ) -> Self {
         Self {
-            balance,
+            calls,
             user_agent,
             timeout,
             runtime,
         }
     }
 
-    /// The state of the whole; see [`Balance::state`].
+    /// The state of the whole; see [`Balance::state`](crate::Balance::state).
     pub fn state(&self) -> ConnectivityState {
-        self.balance.state()
+        self.calls.balance().state()
     }
 
-    /// The state and every change of it; see [`Balance::watch_state`].
+    /// The state and every change of it; see [`Balance::watch_state`](crate::Balance::watch_state).
     pub fn watch_state(&self) -> StateWatch {
-        self.balance.watch_state()
+        self.calls.balance().watch_state()
     }
 
-    /// Every endpoint at this moment; see [`Balance::report`].
+    /// Every endpoint at this moment; see [`Balance::report`](crate::Balance::report).
     pub fn report(&self) -> Report {
-        self.balance.report()
+        self.calls.balance().report()
     }
 
     /// A timer on the current runtime, or on the one that the channel was built in. `None` if
@@ -123,7 +126,7 @@ impl<S> Channel<S> {
 impl<S> Clone for Channel<S> {
     fn clone(&self) -> Self {
         Self {
-            balance: self.balance.clone(),
+            calls: self.calls.clone(),
             user_agent: self.user_agent.clone(),
             timeout: self.timeout,
             runtime: self.runtime.clone(),
@@ -170,7 +173,7 @@ where
                 head.deadline() + whole.saturating_sub(limits.head.unwrap_or(whole))
             }),
             head,
-            inner: self.balance.call(request),
+            inner: self.calls.call(request),
         }
     }
 }
@@ -183,7 +186,7 @@ where
     S: Service<Request<Body>>,
 {
     #[pin]
-    inner: balance::ResponseFuture<S, Request<Body>, Tracking>,
+    inner: Call<S>,
     head: Option<Pin<Box<Sleep>>>,
     /// The caller's, for the whole call.
     deadline: Option<Instant>,
@@ -241,7 +244,7 @@ where
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ResponseFuture")
-            .field("inner", &self.inner)
+            .field("deadline", &self.deadline)
             .finish_non_exhaustive()
     }
 }

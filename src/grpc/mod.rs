@@ -6,6 +6,7 @@
 
 mod body;
 mod builder;
+mod calls;
 mod channel;
 mod classify;
 mod deadline;

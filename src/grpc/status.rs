@@ -15,18 +15,28 @@ use crate::grpc::http2::{AttemptError, is_connection_lost};
 /// The status for an error of the balancer.
 #[cold]
 pub(super) fn from_error(error: Error) -> Status {
-    let attempt = error
-        .source()
-        .and_then(|source| source.downcast_ref::<AttemptError>());
-    let (code, message) = match attempt {
-        Some(attempt) => (attempt_code(attempt), describe(attempt)),
-        None if error.is_timeout() => (Code::DeadlineExceeded, error.to_string()),
-        None if error.is_unavailable() || error.is_connect() => {
-            (Code::Unavailable, error.to_string())
-        }
-        None => (Code::Unknown, describe(&error)),
+    let message = match attempt_of(&error) {
+        Some(attempt) => describe(attempt),
+        None if code(&error) == Code::Unknown => describe(&error),
+        None => error.to_string(),
     };
+    let code = code(&error);
     with_source(code, message, error)
+}
+
+/// What the endpoint's service said, if the error is of that.
+pub(super) fn attempt_of(error: &Error) -> Option<&AttemptError> {
+    error.source()?.downcast_ref()
+}
+
+/// The code for an error of the balancer.
+pub(super) fn code(error: &Error) -> Code {
+    match attempt_of(error) {
+        Some(attempt) => attempt_code(attempt),
+        None if error.is_timeout() => Code::DeadlineExceeded,
+        None if error.is_unavailable() || error.is_connect() => Code::Unavailable,
+        None => Code::Unknown,
+    }
 }
 
 /// The status for an error in the middle of a response.

@@ -1,6 +1,6 @@
 use std::fmt;
 
-use crate::call::RequestInfo;
+use crate::call::{PreviousEndpoints, RequestInfo};
 use crate::math::{Moment, Rng};
 use crate::policy::Candidate;
 
@@ -20,6 +20,7 @@ pub struct PickContext<'a> {
     rng: &'a mut Rng,
     request: RequestInfo<'a>,
     tried: Option<&'a Tried>,
+    previous: Option<&'a PreviousEndpoints>,
     ignore_ejections: bool,
     hash: Option<u64>,
     now: Moment,
@@ -34,6 +35,7 @@ impl<'a> PickContext<'a> {
             rng,
             request: RequestInfo::new(),
             tried: None,
+            previous: None,
             ignore_ejections: false,
             hash: None,
             now: Moment::default(),
@@ -54,6 +56,14 @@ impl<'a> PickContext<'a> {
     #[must_use]
     pub fn with_tried(mut self, tried: &'a Tried) -> Self {
         self.tried = Some(tried);
+        self
+    }
+
+    /// Adds the endpoints that earlier attempts of the call went to.
+    #[inline]
+    #[must_use]
+    pub fn with_previous(mut self, previous: &'a PreviousEndpoints) -> Self {
+        self.previous = Some(previous);
         self
     }
 
@@ -112,7 +122,8 @@ impl<'a> PickContext<'a> {
         &self.request
     }
 
-    /// Whether this call may go to `candidate`: connected still, not ejected since, not tried yet.
+    /// Whether this call may go to `candidate`: connected still, not ejected since, not tried yet, and
+    /// not by an earlier attempt.
     #[inline]
     pub fn is_usable(&self, candidate: &Candidate) -> bool {
         candidate.is_connected()
@@ -120,6 +131,9 @@ impl<'a> PickContext<'a> {
             && self
                 .tried
                 .is_none_or(|tried| !tried.contains(candidate.connection()))
+            && self
+                .previous
+                .is_none_or(|previous| !previous.contains(candidate.endpoint().id()))
     }
 
     /// The hash of this call: computed by `read` the first time, then remembered for later tries.

@@ -21,5 +21,6 @@ mod load_reports;
 mod mistakes;
 mod outliers;
 mod pick_first;
+mod retries;
 mod ways_in;
 mod weights;

@@ -7,6 +7,7 @@ use evenkeel::connection::connector_fn;
 use evenkeel::discovery::{Handle, Update};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
+use evenkeel::policy::LeastRequest;
 use evenkeel::{Balance, BoxError, Endpoint, Error};
 use tower::{ServiceExt, service_fn};
 
@@ -159,6 +160,8 @@ async fn the_longest_times_are_times_like_any_other() {
     });
     let balance = Balance::builder()
         .endpoints(["bad", "a", "b", "c"])
+        // One that needs no refresh: a million seconds are as many of them.
+        .policy(LeastRequest::default())
         .connector(refusing)
         .backoff(
             Backoff::default()

@@ -16,6 +16,7 @@ mod errors;
 mod keep_alive;
 mod metadata;
 mod pick_first;
+mod retries;
 mod runtime;
 #[cfg(feature = "tls")]
 mod tls;

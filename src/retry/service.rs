@@ -1,0 +1,229 @@
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{Request, Response};
+use http_body::Body;
+use tokio::runtime::Handle as Runtime;
+use tokio::time::Sleep;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::call::NoRetry;
+use crate::cluster::now;
+use crate::error::{BoxError, Error};
+use crate::math::Rng;
+use crate::math::atomic::{AtomicU64, Ordering};
+use crate::retry::future::Call;
+use crate::retry::{Budget, ByError, ReadError, ResponseFuture, RetryBody, RetryPolicy, Throttle};
+
+/// Puts a [`Retry`] around services. All services of one layer share its budget and its throttle.
+#[derive(Debug, Clone)]
+pub struct RetryLayer<E = ByError> {
+    rules: Arc<Rules>,
+    read: E,
+}
+
+impl RetryLayer {
+    /// Retries by `policy` over a [`Balance`](crate::Balance), or another service with its errors.
+    ///
+    /// # Errors
+    /// Names the setting of the policy that cannot be used.
+    pub fn new(policy: RetryPolicy) -> Result<Self, Error> {
+        Ok(Self {
+            rules: Arc::new(Rules::new(policy)?),
+            read: ByError,
+        })
+    }
+}
+
+impl<E> RetryLayer<E> {
+    /// Reads the errors of the service by `read`: a function from `&Error` to
+    /// [`ErrorKind`](crate::retry::ErrorKind), or an implementation of [`ReadError`].
+    pub fn reading_errors<E2>(self, read: E2) -> RetryLayer<E2> {
+        RetryLayer {
+            rules: self.rules,
+            read,
+        }
+    }
+}
+
+impl<S: Clone, E: Clone> Layer<S> for RetryLayer<E> {
+    type Service = Retry<S, E>;
+
+    fn layer(&self, inner: S) -> Retry<S, E> {
+        Retry {
+            shared: Arc::new(Shared {
+                again: inner.clone(),
+                read: self.read.clone(),
+                rules: self.rules.clone(),
+                runtime: Runtime::try_current().ok(),
+            }),
+            inner,
+        }
+    }
+}
+
+/// What all calls of a layer go by.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) policy: RetryPolicy,
+    pub(super) budget: Option<Budget>,
+    pub(super) throttle: Option<Throttle>,
+    seed: u64,
+    streams: AtomicU64,
+}
+
+impl Rules {
+    fn new(policy: RetryPolicy) -> Result<Self, Error> {
+        policy.validate()?;
+        Ok(Self {
+            policy,
+            budget: policy.budget.map(Budget::new).transpose()?,
+            throttle: policy.throttle.map(Throttle::new).transpose()?,
+            seed: policy.seed.unwrap_or_else(|| fastrand::u64(..)),
+            streams: AtomicU64::new(0),
+        })
+    }
+
+    /// A generator for one delay: made only where it is needed, so that a first attempt does not pay.
+    pub(super) fn rng(&self) -> Rng {
+        Rng::stream(self.seed, self.streams.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What all handles of one service share.
+pub(super) struct Shared<S, E> {
+    /// The service that later attempts are cloned from.
+    pub(super) again: S,
+    pub(super) read: E,
+    pub(super) rules: Arc<Rules>,
+    /// Where timers are made when a call is polled outside of a runtime.
+    runtime: Option<Runtime>,
+}
+
+impl<S, E> Shared<S, E> {
+    /// `None` where no runtime is: then nothing can be waited for.
+    pub(super) fn timer(&self, time: Duration) -> Option<Pin<Box<Sleep>>> {
+        let _context = match Runtime::try_current() {
+            Ok(_) => None,
+            Err(_) => Some(self.runtime.as_ref()?.enter()),
+        };
+        Some(Box::pin(tokio::time::sleep(time)))
+    }
+}
+
+/// Tries failed calls again; see the [module](crate::retry) for the rules. Made by [`RetryLayer`].
+///
+/// `S` takes requests with a [`RetryBody`], and its errors can be made of an [`Error`], as those of
+/// [`Balance`](crate::Balance) and any boxed error can. The response passes through as it is. A request's
+/// body is read as the service asks for it, and kept on the side.
+///
+/// # Deadlines
+/// The caller's `grpc-timeout` is read once: no wait begins that would end after it, and each later
+/// attempt is sent what is left of it. Cutting an attempt at that moment is left to what stands around or
+/// inside this; `grpc::Channel` does it for the call as a whole.
+///
+/// # Errors
+/// Those of the last attempt, as they are. An attempt over its own time limit is an [`Error`] with
+/// [`is_timeout`](Error::is_timeout).
+///
+/// # Cancellation
+/// Dropping the returned future cancels the attempt under way or the wait for the next one.
+///
+/// # Cost
+/// A call that needs no retry costs a copy of the request's head (of its headers and extensions, where it
+/// has any), an allocation for the body and one for the record of endpoints, one to put that record among
+/// the request's extensions (three where it had none), a look at the clock, an atomic addition to the
+/// budget, and with a throttle the reading of another atomic. `grpc::Channel` adds two: for tonic's type of
+/// body, and for the future. No service is cloned, and no timer is made unless attempts have a time limit.
+///
+/// # Runtime
+/// A tokio runtime with timers, there when the layer is applied or when the call is polled. Without one
+/// only what needs no wait is tried again.
+///
+/// ```
+/// use evenkeel::Balance;
+/// use evenkeel::retry::{RetryLayer, RetryPolicy};
+/// use http::{Request, Response};
+/// use tower::{BoxError, ServiceBuilder, ServiceExt, service_fn};
+///
+/// # type Body = http_body_util::Full<bytes::Bytes>;
+/// # #[tokio::main(flavor = "current_thread", start_paused = true)]
+/// # async fn main() -> Result<(), BoxError> {
+/// let services = [("bad", 503), ("good", 200)].map(|(name, status)| {
+///     (name, service_fn(move |_request: Request<_>| async move {
+///         Ok::<_, std::io::Error>(Response::builder().status(status).body(Body::default()).unwrap())
+///     }))
+/// });
+/// let balance = Balance::builder().services(services).http().build()?;
+/// let retry = ServiceBuilder::new()
+///     .layer(RetryLayer::new(RetryPolicy::default().with_max_attempts(2))?)
+///     .service(balance);
+/// for _ in 0..20 {
+///     let response = retry.clone().oneshot(Request::new(Body::default())).await?;
+///     assert_eq!(response.status(), 200, "the second attempt goes to the other one");
+/// }
+/// # Ok(())
+/// # }
+/// ```
+pub struct Retry<S, E = ByError> {
+    inner: S,
+    shared: Arc<Shared<S, E>>,
+}
+
+impl<S, E> Retry<S, E> {
+    /// The service inside.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+impl<S: Clone, E> Clone for Retry<S, E> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+impl<S: fmt::Debug, E> fmt::Debug for Retry<S, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Retry")
+            .field("inner", &self.inner)
+            .field("policy", &self.shared.rules.policy)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, E, B, R> Service<Request<B>> for Retry<S, E>
+where
+    S: Service<Request<RetryBody<B>>, Response = Response<R>> + Clone,
+    S::Error: From<Error>,
+    E: ReadError<S::Error>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = ResponseFuture<S::Future, S, B, E>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        if request.extensions().get::<NoRetry>().is_some() {
+            let attempt = self.inner.call(request.map(RetryBody::once));
+            return ResponseFuture::new(attempt, None);
+        }
+        if let Some(budget) = &self.shared.rules.budget {
+            budget.deposit(now());
+        }
+        let (call, request) = Call::begin(self.shared.clone(), request);
+        ResponseFuture::new(self.inner.call(request), Some(call))
+    }
+}
