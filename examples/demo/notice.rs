@@ -18,8 +18,10 @@ const EVERY: Duration = Duration::from_millis(1);
 pub(crate) enum Sign {
     LeftReady,
     BackReady,
+    /// It is out; or a policy that goes by failures or latency spares it, so that it never fails as many
+    /// calls in a row as it takes.
     Ejected,
-    /// Its share of the calls fell under half of what is fair.
+    /// Its share of the calls since the fault is under half of what is fair.
     ShareHalved,
     FirstCall,
     Gone,
@@ -30,7 +32,7 @@ impl Sign {
         match self {
             Self::LeftReady => "left READY",
             Self::BackReady => "is READY again",
-            Self::Ejected => "was ejected",
+            Self::Ejected => "was ejected, or gets less than half of a fair share",
             Self::ShareHalved => "gets less than half of a fair share",
             Self::FirstCall => "got its first call",
             Self::Gone => "left the set",
@@ -157,8 +159,8 @@ struct Tally {
     sum: u64,
     /// This endpoint's calls and everybody's, at earlier looks.
     window: VecDeque<(u64, u64)>,
-    /// Whether its share was small when the fault began.
-    small_before: Option<bool>,
+    /// This endpoint's calls and everybody's when its fault began.
+    fault_began: Option<(u64, u64)>,
 }
 
 impl Watcher {
@@ -197,7 +199,10 @@ impl Watcher {
                 self.left_ready.contains(&fault.endpoint)
                     && endpoint.is_some_and(|e| e.state == ConnectivityState::Ready)
             }
-            Sign::Ejected => endpoint.is_some_and(|e| e.ejected.is_some()),
+            Sign::Ejected => {
+                endpoint.is_some_and(|e| e.ejected.is_some())
+                    || self.share_halved(fault, report.endpoints.len())
+            }
             Sign::ShareHalved => self.share_halved(fault, report.endpoints.len()),
             Sign::FirstCall => endpoint.is_some_and(|e| e.calls > 0),
             Sign::Gone => endpoint.is_none(),
@@ -208,16 +213,13 @@ impl Watcher {
         let (Some(tally), true) = (self.calls.get_mut(&fault.endpoint), endpoints > 0) else {
             return false;
         };
+        let began = *tally.fault_began.get_or_insert((tally.sum, self.total));
         let Some(&(own, all)) = tally.window.front() else {
             return false;
         };
-        let (own, all) = (tally.sum - own, self.total - all);
-        if all < window_length(endpoints) {
-            return false;
-        }
-        let small = 2 * own * (endpoints as u64) < all;
-        let before = *tally.small_before.get_or_insert(small);
-        small && !before
+        // Both grow, so the later one has more of both.
+        let (own, all) = (tally.sum - own.max(began.0), self.total - all.max(began.1));
+        all >= window_length(endpoints) && 2 * own * (endpoints as u64) < all
     }
 
     /// Who was ejected at the last look and is not now.
