@@ -342,24 +342,22 @@ where
         let snapshot = self.shared.load();
         let now = self.shared.timed().then(clock::now);
         let mut races = 0;
-        let request = self.request.as_ref().expect("polled after completion");
-        let info = self.track.request(request);
-        if self.previous.is_none() {
-            self.previous = info.extension::<PreviousEndpoints>().cloned();
-        }
-        let mut avoid_previous = self.previous.as_ref().is_some_and(|p| !p.is_empty());
+        let mut avoid_previous = true;
         loop {
             let request = self.request.as_ref().expect("polled after completion");
             let info = self.track.request(request);
+            if self.previous.is_none() {
+                self.previous = info.extension::<PreviousEndpoints>().cloned();
+            }
+            let previous = self.previous.as_ref();
+            let previous = previous.filter(|previous| avoid_previous && !previous.is_empty());
             let tried = self.misses.as_ref().map_or(Tried::NOTHING, |m| &m.tried);
             let mut context = PickContext::new(&mut self.rng)
                 .with_request(info)
                 .with_tried(tried)
                 .with_ejections_ignored(snapshot.summary.panic)
                 .with_hash(self.hash);
-            if let Some(previous) = &self.previous
-                && avoid_previous
-            {
+            if let Some(previous) = previous {
                 context = context.with_previous(previous);
             }
             if let Some(now) = now {
@@ -379,7 +377,7 @@ where
                     (snapshot.candidates.all().get(slot), snapshot.summary.panic)
                 }
                 // One that failed this call before is better than none.
-                Pick::Nothing if avoid_previous => {
+                Pick::Nothing if previous.is_some() => {
                     avoid_previous = false;
                     continue;
                 }

@@ -131,9 +131,15 @@ impl<'a> PickContext<'a> {
             && self
                 .tried
                 .is_none_or(|tried| !tried.contains(candidate.connection()))
-            && self
-                .previous
-                .is_none_or(|previous| !previous.contains(candidate.endpoint().id()))
+            && (self.previous.is_none() || !self.is_previous(candidate))
+    }
+
+    /// Apart: this is part of every pick, and few calls are tried a second time.
+    #[cold]
+    #[inline(never)]
+    fn is_previous(&self, candidate: &Candidate) -> bool {
+        self.previous
+            .is_some_and(|previous| previous.contains(candidate.endpoint().id()))
     }
 
     /// The hash of this call: computed by `read` the first time, then remembered for later tries.
