@@ -111,15 +111,16 @@ where
                     };
                     // An attempt that is dropped for its time is its endpoint's failure.
                     call.previous.set_timed_out(result.is_none());
-                    let Some(delay) = delay else {
+                    this.state.set(State::Waiting);
+                    call.previous.set_timed_out(false);
+                    // After the attempt, so that a stream is cancelled and not broken off; and before the
+                    // response, which is the answer if its request has just outgrown its room.
+                    let Some(delay) = delay.filter(|_| call.body.take_back().is_some()) else {
                         this.state.set(State::Done);
-                        call.previous.set_timed_out(false);
                         call.body.commit();
                         *this.call = None;
                         return Poll::Ready(result.unwrap_or_else(|| Err(too_late())));
                     };
-                    this.state.set(State::Waiting);
-                    call.previous.set_timed_out(false);
                     call.timer = delay.timer;
                 }
                 StateProjection::Waiting => {
