@@ -135,10 +135,8 @@ where
                 StateProjection::Preparing(service) => {
                     let ready = ready!(service.poll_ready(cx));
                     let call = this.call.as_mut().expect("only a kept call is sent again");
-                    let attempt = ready.and_then(|()| match call.request() {
-                        Some(request) => Ok(service.call(request)),
-                        None => Err(gone()),
-                    });
+                    let request = ready.and_then(|()| call.request());
+                    let attempt = request.map(|request| service.call(request));
                     match attempt {
                         Ok(attempt) => this.state.set(State::Attempt(attempt)),
                         Err(error) => {
@@ -194,18 +192,22 @@ where
     }
 
     /// The request of the next attempt.
-    fn request(&mut self) -> Option<Request<RetryBody<B>>> {
-        let body = self.body.next()?;
+    fn request<E2: From<Error>>(&mut self) -> Result<Request<RetryBody<B>>, E2> {
+        let body = self.body.next().ok_or_else(gone)?;
         let mut head = self.head.clone();
         head.extensions.insert(self.previous.clone());
         head.headers
             .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(self.attempts));
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
+            // The wait took longer than it should have. An endpoint would be blamed for no answer.
+            if left.is_zero() {
+                return Err(past_deadline());
+            }
             set_grpc_timeout(&mut head.headers, left);
         }
         self.attempts += 1;
-        Some(Request::from_parts(head, body))
+        Ok(Request::from_parts(head, body))
     }
 
     /// Whether the attempt has had its time.
@@ -304,6 +306,11 @@ where
 #[cold]
 fn too_late<E: From<Error>>() -> E {
     Error::timeout("the attempt took longer than its limit").into()
+}
+
+#[cold]
+fn past_deadline<E: From<Error>>() -> E {
+    Error::timeout("the deadline passed before the next attempt").into()
 }
 
 /// The caller's own body panicked while it was read.

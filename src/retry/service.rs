@@ -122,13 +122,14 @@ impl<S, E> Shared<S, E> {
 /// body is read as the service asks for it, and kept on the side.
 ///
 /// # Deadlines
-/// The caller's `grpc-timeout` is read once: no wait begins that would end after it, and each later
-/// attempt is sent what is left of it. Cutting an attempt at that moment is left to what stands around or
-/// inside this; `grpc::Channel` does it for the call as a whole.
+/// The caller's `grpc-timeout` is read once: no wait begins that would end after it, no attempt but
+/// the first begins after it, and each later one is sent what is left of it. Cutting an attempt at that
+/// moment is left to what stands around or inside this; `grpc::Channel` does it for the call as a whole.
 ///
 /// # Errors
 /// Those of the last attempt, as they are. An attempt over its own time limit is an [`Error`] with
-/// [`is_timeout`](Error::is_timeout).
+/// [`is_timeout`](Error::is_timeout), and so is a deadline that passes while the service for the next
+/// attempt is not ready.
 ///
 /// # Cancellation
 /// Dropping the returned future cancels the attempt under way or the wait for the next one.

@@ -37,6 +37,8 @@ struct Scripted {
     seen: Arc<Mutex<Vec<Seen>>>,
     /// Attempts that were dropped before they had an answer, and whether for their time.
     dropped: Arc<Mutex<Vec<bool>>>,
+    /// Until then nothing is ready for a second attempt.
+    busy: Arc<Mutex<Option<Pin<Box<Sleep>>>>>,
     /// This very clone has said that it is ready.
     ready: bool,
 }
@@ -61,7 +63,12 @@ impl Service<Request<RetryBody<Full<Bytes>>>> for Scripted {
     type Error = Error;
     type Future = BoxFuture<'static, Result<Self::Response, Error>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.attempts() > 0
+            && let Some(busy) = &mut *self.busy.lock().unwrap()
+        {
+            ready!(busy.as_mut().poll(cx));
+        }
         self.ready = true;
         Poll::Ready(Ok(()))
     }
@@ -107,6 +114,11 @@ impl Scripted {
 
     fn add(&self, steps: impl IntoIterator<Item = Step>) {
         self.steps.lock().unwrap().extend(steps);
+    }
+
+    /// After its first attempt it is not ready before this time has passed.
+    fn busy_for(&self, time: Duration) {
+        *self.busy.lock().unwrap() = Some(Box::pin(tokio::time::sleep(time)));
     }
 
     fn attempts(&self) -> usize {
@@ -309,6 +321,19 @@ async fn the_deadline_is_the_callers() {
     let said = script.header("grpc-timeout");
     let want = ["200m", "150000u", "50000000n"].map(|s| Some(s.to_owned()));
     assert_eq!(said, want, "each attempt is told what is left");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_attempt_begins_after_the_deadline() {
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    script.busy_for(Duration::from_secs(1));
+    let mut request = request();
+    request
+        .headers_mut()
+        .insert("grpc-timeout", "200m".parse().unwrap());
+    let error = call(&mut retry(&script, policy()), request).await;
+    assert!(error.unwrap_err().is_timeout(), "the caller's time is over");
+    assert_eq!(script.attempts(), 1, "nobody is asked for nothing");
 }
 
 #[tokio::test(start_paused = true)]
