@@ -133,8 +133,23 @@ where
                     this.state.set(State::Preparing(service));
                 }
                 StateProjection::Preparing(service) => {
-                    let ready = ready!(service.poll_ready(cx));
                     let call = this.call.as_mut().expect("only a kept call is sent again");
+                    let ready = match service.poll_ready(cx) {
+                        Poll::Ready(ready) => ready,
+                        // As the wait for an endpoint that is a part of the attempt itself.
+                        Poll::Pending if call.is_late(cx) => {
+                            call.timer = None;
+                            call.attempts += 1;
+                            let Some(delay) = call.again_after(None) else {
+                                this.state.set(State::Done);
+                                return Poll::Ready(Err(too_late()));
+                            };
+                            call.timer = delay.timer;
+                            this.state.set(State::Waiting);
+                            continue;
+                        }
+                        Poll::Pending => return Poll::Pending,
+                    };
                     let request = ready.and_then(|()| call.request());
                     let attempt = request.map(|request| service.call(request));
                     match attempt {

@@ -337,6 +337,23 @@ async fn no_attempt_begins_after_the_deadline() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_wait_for_a_service_is_a_part_of_its_attempts_time() {
+    let limited = policy().with_attempt_timeout(Duration::from_millis(30));
+    let script = Scripted::of([UNAVAILABLE]);
+    script.busy_for(Duration::from_secs(1));
+    let began = Instant::now();
+    let error = call(&mut retry(&script, limited.with_max_attempts(3)), request()).await;
+    assert!(error.unwrap_err().is_timeout(), "no attempt is left");
+    let want = 50 + 30 + 100 + 30;
+    assert_eq!(began.elapsed().as_millis(), want, "two waits, two limits");
+
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    script.busy_for(Duration::from_millis(60));
+    let answer = call(&mut retry(&script, limited), request()).await;
+    assert_eq!(answer.unwrap(), None, "10 ms of its 30 are enough");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_over_its_time_is_its_endpoints_failure_and_tried_again() {
     let limited = policy().with_attempt_timeout(Duration::from_millis(30));
     let script = Scripted::of([Hang, Answer]);
