@@ -1,7 +1,8 @@
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -105,13 +106,20 @@ pub(super) struct Shared<S, E> {
 }
 
 impl<S, E> Shared<S, E> {
-    /// `None` where no runtime is: then nothing can be waited for.
+    /// `None` where no runtime is, or one without timers: then nothing can be waited for.
     pub(super) fn timer(&self, time: Duration) -> Option<Pin<Box<Sleep>>> {
         let _context = match Runtime::try_current() {
             Ok(_) => None,
             Err(_) => Some(self.runtime.as_ref()?.enter()),
         };
-        Some(Box::pin(tokio::time::sleep(time)))
+        // That a runtime has no timers, or none any more, tokio says only by panics: the one when a timer
+        // is made, the other when it is first polled.
+        std::panic::catch_unwind(|| {
+            let mut timer = Box::pin(tokio::time::sleep(time));
+            let _ = (timer.as_mut()).poll(&mut Context::from_waker(Waker::noop()));
+            timer
+        })
+        .ok()
     }
 }
 
