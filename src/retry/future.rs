@@ -55,6 +55,8 @@ pub(super) struct Call<S, B, E> {
     /// How often it waited without the server's word on how long.
     backoffs: u32,
     deadline: Option<Instant>,
+    /// When the call ends at the latest, at the deadline or before: no attempt begins then.
+    end: Option<Instant>,
     /// Of the attempt, or of the wait for the next.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -65,6 +67,15 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
             state: State::Attempt(attempt),
             call,
         }
+    }
+
+    /// The call is ended at this moment by whoever holds this, and no later than at its deadline.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn end_by(mut self, end: Instant) -> Self {
+        if let Some(call) = &mut self.call {
+            call.end = Some(end);
+        }
+        self
     }
 
     /// The attempt under way, if there is one.
@@ -192,6 +203,8 @@ where
         });
         let timeout = grpc_timeout(&head.headers);
         let (body, first) = Kept::new(body, shared.rules.policy.buffer_limit_bytes);
+        // A limit beyond the end of the clock is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let call = Self {
             shared,
             head: kept,
@@ -199,8 +212,8 @@ where
             previous,
             attempts: 1,
             backoffs: 0,
-            // A limit beyond the end of the clock is none.
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            deadline,
+            end: deadline,
             timer: None,
         };
         (call, Request::from_parts(head, first))
@@ -213,12 +226,12 @@ where
         head.extensions.insert(self.previous.clone());
         head.headers
             .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(self.attempts));
+        // The wait took longer than it should have. An endpoint would be blamed for no answer.
+        if self.end.is_some_and(|end| end <= Instant::now()) {
+            return Err(past_deadline());
+        }
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
-            // The wait took longer than it should have. An endpoint would be blamed for no answer.
-            if left.is_zero() {
-                return Err(past_deadline());
-            }
             set_grpc_timeout(&mut head.headers, left);
         }
         self.attempts += 1;
@@ -300,10 +313,9 @@ where
             }
         };
         // An answer now is better than a deadline that passes while nothing is done.
-        let is_over = |deadline: Instant| {
-            (Instant::now().checked_add(delay)).is_none_or(|begin| begin >= deadline)
-        };
-        if self.deadline.is_some_and(is_over) {
+        let is_over =
+            |end: Instant| (Instant::now().checked_add(delay)).is_none_or(|begin| begin >= end);
+        if self.end.is_some_and(is_over) {
             return None;
         }
         let timer = match delay {
