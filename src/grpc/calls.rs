@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::{Request, Response};
 use pin_project::pin_project;
+use tokio::time::Instant;
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -129,10 +130,17 @@ where
     B::Error: std::error::Error + Send + Sync + 'static,
 {
     /// Both are always ready: a channel's balancer does not wait in `poll_ready`.
-    pub(super) fn call(&mut self, request: Request<Body>) -> Call<S> {
+    /// `end` is when the caller is answered at the latest.
+    pub(super) fn call(&mut self, request: Request<Body>, end: Option<Instant>) -> Call<S> {
         match self {
             Self::Once(balance) => Call::Once(balance.call(request)),
-            Self::Retrying(retry) => Call::Retrying(Box::pin(retry.call(request))),
+            Self::Retrying(retry) => {
+                let call = retry.call(request);
+                Call::Retrying(Box::pin(match end {
+                    Some(end) => call.end_by(end),
+                    None => call,
+                }))
+            }
         }
     }
 }

@@ -53,7 +53,8 @@ pub(super) type Tracking = Reclaiming<Http<ByGrpcStatus>>;
 ///
 /// Dropping a call cancels it at the server and says nothing about the endpoint.
 ///
-/// With [retries](Builder::retry) the deadline and the timeout hold for all attempts together.
+/// With [retries](Builder::retry) the deadline and the timeout hold for all attempts together: a failure
+/// is the answer where the wait for the next attempt would end after them.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
@@ -167,13 +168,14 @@ where
             .or_insert_with(|| self.user_agent.clone());
         let limits = Limits::of(headers, self.timeout);
         let head = limits.head.and_then(|limit| self.timer(limit));
+        let end = head.as_ref().map(|head| head.deadline());
         ResponseFuture {
             // The caller's deadline runs from the same moment as the head's timer.
             deadline: limits.whole.zip(head.as_ref()).map(|(whole, head)| {
                 head.deadline() + whole.saturating_sub(limits.head.unwrap_or(whole))
             }),
             head,
-            inner: self.calls.call(request),
+            inner: self.calls.call(request, end),
         }
     }
 }

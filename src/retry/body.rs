@@ -97,6 +97,16 @@ impl<B: Body + Unpin> Kept<B> {
 
     /// The body for the next attempt. `None` if not all of it is there any more.
     pub(super) fn next(&self) -> Option<RetryBody<B>> {
+        let attempt = self.take_back()?;
+        Some(RetryBody(Source::Kept {
+            shared: self.0.clone(),
+            attempt,
+        }))
+    }
+
+    /// Lets no attempt so far read any more: one that failed, and is sent still, would use up what room
+    /// there is while the next one waits. `None` if not all of it is there any more.
+    pub(super) fn take_back(&self) -> Option<u32> {
         let mut state = lock(&self.0)?;
         if !state.keeping {
             return None;
@@ -110,10 +120,7 @@ impl<B: Body + Unpin> Kept<B> {
         if let Some(older) = older {
             older.wake();
         }
-        Some(RetryBody(Source::Kept {
-            shared: self.0.clone(),
-            attempt,
-        }))
+        Some(attempt)
     }
 
     /// Whether another attempt could send all of it.

@@ -55,6 +55,8 @@ pub(super) struct Call<S, B, E> {
     /// How often it waited without the server's word on how long.
     backoffs: u32,
     deadline: Option<Instant>,
+    /// When the call ends at the latest, at the deadline or before: no attempt begins then.
+    end: Option<Instant>,
     /// Of the attempt, or of the wait for the next.
     timer: Option<Pin<Box<Sleep>>>,
 }
@@ -65,6 +67,15 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
             state: State::Attempt(attempt),
             call,
         }
+    }
+
+    /// The call is ended at this moment by whoever holds this, and no later than at its deadline.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn end_by(mut self, end: Instant) -> Self {
+        if let Some(call) = &mut self.call {
+            call.end = Some(end);
+        }
+        self
     }
 
     /// The attempt under way, if there is one.
@@ -111,15 +122,16 @@ where
                     };
                     // An attempt that is dropped for its time is its endpoint's failure.
                     call.previous.set_timed_out(result.is_none());
-                    let Some(delay) = delay else {
+                    this.state.set(State::Waiting);
+                    call.previous.set_timed_out(false);
+                    // After the attempt, so that a stream is cancelled and not broken off; and before the
+                    // response, which is the answer if its request has just outgrown its room.
+                    let Some(delay) = delay.filter(|_| call.body.take_back().is_some()) else {
                         this.state.set(State::Done);
-                        call.previous.set_timed_out(false);
                         call.body.commit();
                         *this.call = None;
                         return Poll::Ready(result.unwrap_or_else(|| Err(too_late())));
                     };
-                    this.state.set(State::Waiting);
-                    call.previous.set_timed_out(false);
                     call.timer = delay.timer;
                 }
                 StateProjection::Waiting => {
@@ -132,12 +144,25 @@ where
                     this.state.set(State::Preparing(service));
                 }
                 StateProjection::Preparing(service) => {
-                    let ready = ready!(service.poll_ready(cx));
                     let call = this.call.as_mut().expect("only a kept call is sent again");
-                    let attempt = ready.and_then(|()| match call.request() {
-                        Some(request) => Ok(service.call(request)),
-                        None => Err(gone()),
-                    });
+                    let ready = match service.poll_ready(cx) {
+                        Poll::Ready(ready) => ready,
+                        // As the wait for an endpoint that is a part of the attempt itself.
+                        Poll::Pending if call.is_late(cx) => {
+                            call.timer = None;
+                            call.attempts += 1;
+                            let Some(delay) = call.again_after(None) else {
+                                this.state.set(State::Done);
+                                return Poll::Ready(Err(too_late()));
+                            };
+                            call.timer = delay.timer;
+                            this.state.set(State::Waiting);
+                            continue;
+                        }
+                        Poll::Pending => return Poll::Pending,
+                    };
+                    let request = ready.and_then(|()| call.request());
+                    let attempt = request.map(|request| service.call(request));
                     match attempt {
                         Ok(attempt) => this.state.set(State::Attempt(attempt)),
                         Err(error) => {
@@ -178,6 +203,8 @@ where
         });
         let timeout = grpc_timeout(&head.headers);
         let (body, first) = Kept::new(body, shared.rules.policy.buffer_limit_bytes);
+        // A limit beyond the end of the clock is none.
+        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let call = Self {
             shared,
             head: kept,
@@ -185,26 +212,30 @@ where
             previous,
             attempts: 1,
             backoffs: 0,
-            // A limit beyond the end of the clock is none.
-            deadline: timeout.and_then(|timeout| Instant::now().checked_add(timeout)),
+            deadline,
+            end: deadline,
             timer: None,
         };
         (call, Request::from_parts(head, first))
     }
 
     /// The request of the next attempt.
-    fn request(&mut self) -> Option<Request<RetryBody<B>>> {
-        let body = self.body.next()?;
+    fn request<E2: From<Error>>(&mut self) -> Result<Request<RetryBody<B>>, E2> {
+        let body = self.body.next().ok_or_else(gone)?;
         let mut head = self.head.clone();
         head.extensions.insert(self.previous.clone());
         head.headers
             .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(self.attempts));
+        // The wait took longer than it should have. An endpoint would be blamed for no answer.
+        if self.end.is_some_and(|end| end <= Instant::now()) {
+            return Err(past_deadline());
+        }
         if let Some(deadline) = self.deadline {
             let left = deadline.saturating_duration_since(Instant::now());
             set_grpc_timeout(&mut head.headers, left);
         }
         self.attempts += 1;
-        Some(Request::from_parts(head, body))
+        Ok(Request::from_parts(head, body))
     }
 
     /// Whether the attempt has had its time.
@@ -282,10 +313,9 @@ where
             }
         };
         // An answer now is better than a deadline that passes while nothing is done.
-        let is_over = |deadline: Instant| {
-            (Instant::now().checked_add(delay)).is_none_or(|begin| begin >= deadline)
-        };
-        if self.deadline.is_some_and(is_over) {
+        let is_over =
+            |end: Instant| (Instant::now().checked_add(delay)).is_none_or(|begin| begin >= end);
+        if self.end.is_some_and(is_over) {
             return None;
         }
         let timer = match delay {
@@ -303,6 +333,11 @@ where
 #[cold]
 fn too_late<E: From<Error>>() -> E {
     Error::timeout("the attempt took longer than its limit").into()
+}
+
+#[cold]
+fn past_deadline<E: From<Error>>() -> E {
+    Error::timeout("the deadline passed before the next attempt").into()
 }
 
 /// The caller's own body panicked while it was read.

@@ -1,7 +1,8 @@
 use std::fmt;
+use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -105,13 +106,20 @@ pub(super) struct Shared<S, E> {
 }
 
 impl<S, E> Shared<S, E> {
-    /// `None` where no runtime is: then nothing can be waited for.
+    /// `None` where no runtime is, or one without timers: then nothing can be waited for.
     pub(super) fn timer(&self, time: Duration) -> Option<Pin<Box<Sleep>>> {
         let _context = match Runtime::try_current() {
             Ok(_) => None,
             Err(_) => Some(self.runtime.as_ref()?.enter()),
         };
-        Some(Box::pin(tokio::time::sleep(time)))
+        // That a runtime has no timers, or none any more, tokio says only by panics: the one when a timer
+        // is made, the other when it is first polled.
+        std::panic::catch_unwind(|| {
+            let mut timer = Box::pin(tokio::time::sleep(time));
+            let _ = (timer.as_mut()).poll(&mut Context::from_waker(Waker::noop()));
+            timer
+        })
+        .ok()
     }
 }
 
@@ -122,13 +130,14 @@ impl<S, E> Shared<S, E> {
 /// body is read as the service asks for it, and kept on the side.
 ///
 /// # Deadlines
-/// The caller's `grpc-timeout` is read once: no wait begins that would end after it, and each later
-/// attempt is sent what is left of it. Cutting an attempt at that moment is left to what stands around or
-/// inside this; `grpc::Channel` does it for the call as a whole.
+/// The caller's `grpc-timeout` is read once: no wait begins that would end after it, no attempt but
+/// the first begins after it, and each later one is sent what is left of it. Cutting an attempt at that
+/// moment is left to what stands around or inside this; `grpc::Channel` does it for the call as a whole.
 ///
 /// # Errors
 /// Those of the last attempt, as they are. An attempt over its own time limit is an [`Error`] with
-/// [`is_timeout`](Error::is_timeout).
+/// [`is_timeout`](Error::is_timeout), and so is a deadline that passes while the service for the next
+/// attempt is not ready.
 ///
 /// # Cancellation
 /// Dropping the returned future cancels the attempt under way or the wait for the next one.

@@ -261,6 +261,28 @@ async fn a_channels_timeout_holds_for_all_attempts_together() {
     assert!(took >= limit && took < limit * 2, "{took:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn no_wait_begins_that_would_end_after_a_channels_timeout() {
+    let failing = TestServer::builder("piped", Behaviour::failing(Code::Unavailable));
+    let server = Arc::new(failing.wrap(pushing).start());
+    let channel = Channel::builder()
+        .endpoints(["http://piped:1"])
+        .connector(pipes_to(&server, 16 * 1024))
+        .timeout(PUSHBACK / 2)
+        .retry(policy(2))
+        .build()
+        .unwrap();
+    ready(&channel).await;
+    let mut client = DemoClient::new(channel);
+    let call = client.echo(EchoRequest::default());
+    let status = within("a call", call).await.unwrap_err();
+    assert_eq!(
+        status.code(),
+        Code::Unavailable,
+        "the failure, and no wait that can only end by the timeout: {status:?}"
+    );
+}
+
 #[tokio::test]
 async fn an_attempt_over_its_time_is_tried_elsewhere() {
     let servers = [

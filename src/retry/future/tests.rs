@@ -3,7 +3,8 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http_body_util::{BodyExt, Empty, Full};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tower_layer::Layer;
 
 use super::*;
@@ -36,6 +37,8 @@ struct Scripted {
     seen: Arc<Mutex<Vec<Seen>>>,
     /// Attempts that were dropped before they had an answer, and whether for their time.
     dropped: Arc<Mutex<Vec<bool>>>,
+    /// Until then nothing is ready for a second attempt.
+    busy: Arc<Mutex<Option<Pin<Box<Sleep>>>>>,
     /// This very clone has said that it is ready.
     ready: bool,
 }
@@ -60,7 +63,12 @@ impl Service<Request<RetryBody<Full<Bytes>>>> for Scripted {
     type Error = Error;
     type Future = BoxFuture<'static, Result<Self::Response, Error>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
+        if self.attempts() > 0
+            && let Some(busy) = &mut *self.busy.lock().unwrap()
+        {
+            ready!(busy.as_mut().poll(cx));
+        }
         self.ready = true;
         Poll::Ready(Ok(()))
     }
@@ -106,6 +114,11 @@ impl Scripted {
 
     fn add(&self, steps: impl IntoIterator<Item = Step>) {
         self.steps.lock().unwrap().extend(steps);
+    }
+
+    /// After its first attempt it is not ready before this time has passed.
+    fn busy_for(&self, time: Duration) {
+        *self.busy.lock().unwrap() = Some(Box::pin(tokio::time::sleep(time)));
     }
 
     fn attempts(&self) -> usize {
@@ -311,6 +324,36 @@ async fn the_deadline_is_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_attempt_begins_after_the_deadline() {
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    script.busy_for(Duration::from_secs(1));
+    let mut request = request();
+    request
+        .headers_mut()
+        .insert("grpc-timeout", "200m".parse().unwrap());
+    let error = call(&mut retry(&script, policy()), request).await;
+    assert!(error.unwrap_err().is_timeout(), "the caller's time is over");
+    assert_eq!(script.attempts(), 1, "nobody is asked for nothing");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_wait_for_a_service_is_a_part_of_its_attempts_time() {
+    let limited = policy().with_attempt_timeout(Duration::from_millis(30));
+    let script = Scripted::of([UNAVAILABLE]);
+    script.busy_for(Duration::from_secs(1));
+    let began = Instant::now();
+    let error = call(&mut retry(&script, limited.with_max_attempts(3)), request()).await;
+    assert!(error.unwrap_err().is_timeout(), "no attempt is left");
+    let want = 50 + 30 + 100 + 30;
+    assert_eq!(began.elapsed().as_millis(), want, "two waits, two limits");
+
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    script.busy_for(Duration::from_millis(60));
+    let answer = call(&mut retry(&script, limited), request()).await;
+    assert_eq!(answer.unwrap(), None, "10 ms of its 30 are enough");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_attempt_over_its_time_is_its_endpoints_failure_and_tried_again() {
     let limited = policy().with_attempt_timeout(Duration::from_millis(30));
     let script = Scripted::of([Hang, Answer]);
@@ -359,6 +402,40 @@ async fn a_request_beyond_the_buffer_is_sent_once_and_whole() {
     let answer = call(&mut retry(&script, small), request()).await;
     assert_eq!((answer.unwrap(), script.attempts()), (Some(14), 1));
     assert_eq!(script.seen.lock().unwrap()[0].body, "ping");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_attempt_does_not_read_on_while_the_next_one_waits() {
+    let (frames, body) = futures::channel::mpsc::unbounded();
+    let frame = |text: &'static str| Ok::<_, std::io::Error>(Frame::data(Bytes::from(text)));
+    frames.unbounded_send(frame("ab")).unwrap();
+    let sent = Arc::new(Mutex::new(Vec::new()));
+    let attempts = sent.clone();
+    // Answers at once, and has the body read on the side, as connections do.
+    let service = tower::service_fn(move |request: Request<RetryBody<_>>| {
+        let first = !request.headers().contains_key(PREVIOUS_ATTEMPTS);
+        let body = tokio::spawn(request.into_body().collect());
+        attempts.lock().unwrap().push(body);
+        let response = Response::builder().header("grpc-status", if first { 14 } else { 0 });
+        std::future::ready(Ok::<_, Error>(
+            response.body(Empty::<Bytes>::new()).unwrap(),
+        ))
+    });
+    let layer = RetryLayer::new(policy().with_buffer_limit_bytes(3)).unwrap();
+    let call = layer
+        .layer(service)
+        .call(Request::new(StreamBody::new(body)));
+    let later = async {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        frames.unbounded_send(frame("cd")).unwrap();
+        drop(frames);
+    };
+    let (response, ()) = tokio::join!(call, later);
+    let response = response.expect("the request was whole when the attempt failed");
+    assert_eq!(response.headers()["grpc-status"], "0", "the second attempt");
+    let second = sent.lock().unwrap().pop().unwrap();
+    let body = second.await.unwrap().expect("the body is whole");
+    assert_eq!(body.to_bytes(), "abcd", "what came during the wait, too");
 }
 
 #[tokio::test(start_paused = true)]
@@ -443,4 +520,31 @@ fn outside_of_a_runtime_what_needs_a_wait_is_not_tried_again() {
         panic!("there is nothing to wait with");
     };
     assert_eq!(answer.unwrap().headers()["grpc-status"], "14");
+}
+
+/// The answer of a service that fails, in whatever runtime is here.
+async fn without_timers(mut service: Retry<Scripted>) -> Response<Empty<Bytes>> {
+    std::future::poll_fn(|cx| service.poll_ready(cx))
+        .await
+        .unwrap();
+    service.call(request()).await.unwrap()
+}
+
+#[test]
+fn in_a_runtime_without_timers_what_needs_a_wait_is_not_tried_again() {
+    let script = Scripted::of([UNAVAILABLE]);
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.build().unwrap();
+    let answer = runtime.block_on(async { without_timers(retry(&script, policy())).await });
+    assert_eq!(answer.headers()["grpc-status"], "14", "the failure itself");
+}
+
+#[test]
+fn with_a_runtime_that_is_gone_what_needs_a_wait_is_not_tried_again() {
+    let script = Scripted::of([UNAVAILABLE]);
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let service = runtime.block_on(async { retry(&script, policy()) });
+    drop(runtime);
+    let answer = futures::executor::block_on(without_timers(service));
+    assert_eq!(answer.headers()["grpc-status"], "14", "the failure itself");
 }
