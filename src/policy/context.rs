@@ -21,6 +21,8 @@ pub struct PickContext<'a> {
     request: RequestInfo<'a>,
     tried: Option<&'a Tried>,
     previous: Option<&'a PreviousEndpoints>,
+    /// Whether one of the two above may name an endpoint: for most calls the one thing to look at.
+    avoids: bool,
     ignore_ejections: bool,
     hash: Option<u64>,
     now: Moment,
@@ -36,6 +38,7 @@ impl<'a> PickContext<'a> {
             request: RequestInfo::new(),
             tried: None,
             previous: None,
+            avoids: false,
             ignore_ejections: false,
             hash: None,
             now: Moment::default(),
@@ -56,6 +59,7 @@ impl<'a> PickContext<'a> {
     #[must_use]
     pub fn with_tried(mut self, tried: &'a Tried) -> Self {
         self.tried = Some(tried);
+        self.avoids |= !tried.is_empty();
         self
     }
 
@@ -64,6 +68,7 @@ impl<'a> PickContext<'a> {
     #[must_use]
     pub fn with_previous(mut self, previous: &'a PreviousEndpoints) -> Self {
         self.previous = Some(previous);
+        self.avoids = true;
         self
     }
 
@@ -128,18 +133,18 @@ impl<'a> PickContext<'a> {
     pub fn is_usable(&self, candidate: &Candidate) -> bool {
         candidate.is_connected()
             && (self.ignore_ejections || candidate.subchannel().health().admits())
-            && self
-                .tried
-                .is_none_or(|tried| !tried.contains(candidate.connection()))
-            && (self.previous.is_none() || !self.is_previous(candidate))
+            && !(self.avoids && self.is_avoided(candidate))
     }
 
     /// Apart: this is part of every pick, and few calls are tried a second time.
     #[cold]
     #[inline(never)]
-    fn is_previous(&self, candidate: &Candidate) -> bool {
-        self.previous
-            .is_some_and(|previous| previous.contains(candidate.endpoint().id()))
+    fn is_avoided(&self, candidate: &Candidate) -> bool {
+        self.tried
+            .is_some_and(|tried| tried.contains(candidate.connection()))
+            || self
+                .previous
+                .is_some_and(|previous| previous.contains(candidate.endpoint().id()))
     }
 
     /// The hash of this call: computed by `read` the first time, then remembered for later tries.
@@ -201,12 +206,6 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// Nothing tried, for whom it is not worth one of its own.
-    pub(crate) const NOTHING: &Self = &Self {
-        connections: [0; 8],
-        count: 0,
-    };
-
     /// Nothing tried.
     #[inline]
     pub fn new() -> Self {
