@@ -268,6 +268,32 @@ async fn responses_that_are_not_grpcs_are_left_alone() {
     assert_eq!(layer.reporter().report().qps(), 1.0, "they count");
 }
 
+#[tokio::test]
+async fn a_status_of_http_that_is_the_servers_fault_is_an_error_with_a_body_or_without() {
+    for body in ["", "text"] {
+        for (status, eps) in [(200, 0.0), (404, 0.0), (500, 1.0), (503, 1.0)] {
+            let layer = LoadReportLayer::new();
+            let service = layer.layer(service_fn(move |_: http::Request<String>| async move {
+                let mut response = http::Response::new(body.to_owned());
+                *response.status_mut() = status.try_into().expect("a status of HTTP");
+                Ok::<_, Infallible>(response)
+            }));
+            let request = http::Request::new(String::new());
+            let response = service.oneshot(request).await.unwrap();
+            response.into_body().collect().await.unwrap();
+            let report = layer.reporter().report();
+            assert_eq!(report.qps(), 1.0, "{status} {body:?} counts");
+            assert_eq!(report.eps(), eps, "{status} {body:?} by whose fault it is");
+            let timed = report.latency().is_some();
+            assert_eq!(
+                timed,
+                eps == 0.0,
+                "{status} {body:?}: errors tell no latency"
+            );
+        }
+    }
+}
+
 /// Answers at once, as its name; what is not unary is not there.
 struct Named(&'static str);
 

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::AbortHandle;
+use tracing::{debug, warn};
 
 use crate::cluster::{Settings, clock};
 use crate::load::ReportSource;
@@ -22,7 +24,16 @@ pub(super) struct Watches<W> {
     backoff: Backoff,
     rng: Rng,
     /// By the keys of endpoints.
-    running: HashMap<u64, Running>,
+    watched: HashMap<u64, Watched>,
+}
+
+/// An endpoint that was watched at least once.
+#[derive(Default)]
+struct Watched {
+    running: Option<Running>,
+    /// It was said loudly that its server does not report, so that servers which hang up now and then do not
+    /// fill a log with it.
+    told: Arc<AtomicBool>,
 }
 
 struct Running {
@@ -46,7 +57,7 @@ impl<W> Watches<W> {
             watch: watch.map(|(watch, every)| (Arc::new(watch), every)),
             backoff: settings.backoff,
             rng: Rng::stream(settings.seed, STREAM),
-            running: HashMap::new(),
+            watched: HashMap::new(),
         }
     }
 
@@ -73,6 +84,8 @@ impl<W> Watches<W> {
             backoff: self.backoff,
             rng: Rng::new(self.rng.next_u64()),
         };
+        let watched = self.watched.entry(key).or_default();
+        let told = watched.told.clone();
         let task = tokio::spawn(async move {
             let heard = |report: LoadReport| {
                 // What the server of a connection that is gone said is not true of the next one.
@@ -80,24 +93,38 @@ impl<W> Watches<W> {
                     subchannel.reported(&report, ReportSource::OutOfBand, clock::now());
                 }
             };
-            keep(subchannel.id(), &*watch, &every, service, pauses, heard).await;
+            let id = subchannel.id();
+            keep(id, &*watch, &every, service, pauses, heard).await;
+            if told.swap(true, Ordering::Relaxed) {
+                debug!(endpoint = %id, connection, "its server does not report its load beside the calls");
+            } else {
+                warn!(
+                    endpoint = %id,
+                    "its server does not report its load beside the calls; only its next connection is asked again"
+                );
+            }
         });
-        let running = Running {
+        watched.running = Some(Running {
             connection,
             _task: AbortOnDrop(task.abort_handle()),
-        };
-        self.running.insert(key, running);
+        });
     }
 
     /// This connection of the endpoint takes no more calls.
     pub(super) fn end(&mut self, key: u64, connection: u64) {
-        if (self.running.get(&key)).is_some_and(|running| running.connection == connection) {
-            self.running.remove(&key);
+        if let Some(watched) = self.watched.get_mut(&key) {
+            watched.running = watched
+                .running
+                .take()
+                .filter(|r| r.connection != connection);
         }
     }
 
-    /// The endpoint left.
+    /// The endpoint left, or is not wanted now.
     pub(super) fn forget(&mut self, key: u64) {
-        self.running.remove(&key);
+        self.watched.remove(&key);
     }
 }
+
+#[cfg(test)]
+mod tests;

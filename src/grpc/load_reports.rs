@@ -33,6 +33,8 @@ const BUFFER_BYTES: usize = 512;
 ///
 /// A server that says UNIMPLEMENTED, or 404, is not asked again over this connection. After any other
 /// status, a message that is no report, or one of more than 64 KiB, the stream is begun anew, later.
+/// A stream that is open and brings no report is left open: the server's own interval may be a long one. Until
+/// the first report its endpoint has no weight of its own, and is called as those that do not report.
 ///
 /// A stream takes one of those that the server's `MAX_CONCURRENT_STREAMS` allows. When it is given up it is
 /// reset, and the connection left alone.

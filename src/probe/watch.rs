@@ -9,7 +9,7 @@ use futures_util::StreamExt;
 use futures_util::stream::Pending;
 use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
-use tracing::{debug, warn};
+use tracing::debug;
 
 use crate::endpoint::EndpointId;
 use crate::error::{BoxError, describe};
@@ -24,6 +24,9 @@ use crate::outcome::LoadReport;
 /// [backoff](crate::balance::Builder::backoff) of connections, which begins at its base again once
 /// something was heard. It is dropped when the connection ends or takes no more calls, when the endpoint
 /// leaves, and with the last handle of the balancer.
+///
+/// A stream that stays open and says nothing is left alone, however long: when a server has something to say
+/// is for the server to know. One that is to end then has to end itself, with a [`WatchError`].
 pub trait Watch<S>: Send + Sync + 'static {
     /// What is asked of every server; for load reports, how often they are to come.
     type Terms: Send + Sync + 'static;
@@ -112,10 +115,7 @@ pub(crate) async fn keep<S, W>(
             }
         };
         match end {
-            Some(WatchError::Unsupported) => {
-                warn!(endpoint = %id, "its server does not know how to be watched; it is not asked again over this connection");
-                return;
-            }
+            Some(WatchError::Unsupported) => return,
             Some(error) => debug!(endpoint = %id, %error, "the watch ended"),
             None => debug!(endpoint = %id, "the watch ended without a word"),
         }

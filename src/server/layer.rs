@@ -229,6 +229,9 @@ where
                 return Poll::Ready(Err(error));
             }
         };
+        if let Some(call) = &mut call {
+            call.responded(response.status());
+        }
         // Nothing follows: what trailers would say is in the head.
         if response.body().is_end_stream()
             && let Some(call) = call.take()
@@ -236,7 +239,7 @@ where
             if response.headers().contains_key("grpc-status") {
                 finish(call, response.headers_mut());
             } else {
-                call.finish(response.status().is_server_error());
+                call.finish(false);
             }
         }
         Poll::Ready(Ok(response.map(|body| ReportingBody::new(body, call))))

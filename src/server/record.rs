@@ -2,6 +2,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use http::StatusCode;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -112,6 +113,7 @@ impl Record {
             arrived: self.now(),
             found: self.in_flight.fetch_add(1, Ordering::Relaxed),
             timed: false,
+            failed: false,
         }
     }
 
@@ -162,12 +164,20 @@ pub(super) struct Call {
     found: u32,
     /// Its latency is taken.
     timed: bool,
+    /// Its response's head says that it failed.
+    failed: bool,
 }
 
 impl Call {
+    /// The head of the response has come, with this status of HTTP.
+    pub(super) fn responded(&mut self, status: StatusCode) {
+        self.failed = status.is_server_error();
+    }
+
     /// The answer begins to flow: its latency ends here, so that unary calls and streams look alike.
     pub(super) fn answered(&mut self) {
-        if std::mem::replace(&mut self.timed, true) {
+        // A failure that came fast must not make the server look fast.
+        if self.failed || std::mem::replace(&mut self.timed, true) {
             return;
         }
         let now = self.record.now();
@@ -180,10 +190,9 @@ impl Call {
     /// The response has ended, with a failure of the server's or without. Returns what to tell of the
     /// load without this call.
     pub(super) fn finish(mut self, failed: bool) -> LoadReport {
-        if !failed {
-            // A failure that came fast must not make the server look fast.
-            self.answered();
-        }
+        self.failed |= failed;
+        self.answered();
+        let failed = self.failed;
         let record = self.record.clone();
         let added = self.report.take();
         let now = record.now();

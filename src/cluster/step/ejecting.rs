@@ -83,6 +83,12 @@ impl<S: Clone> Cluster<S> {
             }
         });
         for (key, cause) in ejected {
+            // Its gate was open, so if it was out it is back, though that word is on its way yet.
+            if let Some(entry) = self.entries.get_mut(&key)
+                && entry.ejection.is_some()
+            {
+                entry.readmit(now);
+            }
             self.eject(key, cause, now);
         }
     }

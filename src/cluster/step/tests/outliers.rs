@@ -27,6 +27,34 @@ fn calls(m: &mut Machine, flaky: usize) {
     }
 }
 
+/// Calls on all but the first, all of which go well.
+fn calls_on_the_others(m: &mut Machine) {
+    for id in &SIX[1..] {
+        for _ in 0..100 {
+            m.call(id, Outcome::Success);
+        }
+    }
+}
+
+/// Calls on the first one, and no word of what they change is on its way yet.
+fn unheard_calls(m: &mut Machine, count: usize, fails: impl Fn(usize) -> bool) {
+    let (candidates, _) = m.publish();
+    for call in 0..count {
+        let mut claim = candidates.all()[0].claim(false).expect("it lets calls in");
+        claim.sent();
+        claim.finish(if fails(call) {
+            Outcome::Failure
+        } else {
+            Outcome::Success
+        });
+    }
+}
+
+fn since(m: &Machine, id: &str) -> Option<Instant> {
+    let ejection = m.entry(id).ejection.as_ref();
+    ejection.map(|ejection| ejection.since)
+}
+
 fn cause(m: &Machine, id: &str) -> Option<Cause> {
     m.entry(id).ejection.as_ref().map(|ejection| ejection.cause)
 }
@@ -135,24 +163,37 @@ fn one_that_is_out_again_before_its_return_was_heard_of_has_its_new_cause() {
     m.advance_ms(10_000);
     assert_eq!(cause(&m, "a"), Some(Cause::SuccessRate));
     m.advance(m.left("a"));
-    let (candidates, _) = m.publish();
-    let outcomes = [Outcome::Success].into_iter().chain([Outcome::Failure; 5]);
-    for outcome in outcomes {
-        let mut claim = candidates.all()[0].claim(false).expect("it lets calls in");
-        claim.sent();
-        claim.finish(outcome);
-    }
+    unheard_calls(&mut m, 1, |_| false);
+    unheard_calls(&mut m, 5, |_| true);
     m.hear();
     assert_eq!(
         cause(&m, "a"),
         Some(Cause::ConsecutiveFailures),
         "it was back for a moment"
     );
-    let since = m
-        .entry("a")
-        .ejection
-        .as_ref()
-        .map(|ejection| ejection.since);
-    assert_eq!(since, Some(m.now), "and is out since then");
+    assert_eq!(since(&m, "a"), Some(m.now), "and is out since then");
     assert_eq!(m.left("a"), Duration::from_secs(60), "twice in a row");
+}
+
+#[test]
+fn one_that_is_out_again_by_comparison_before_its_return_was_heard_of_is_out_since_then() {
+    let mut m = Machine::ready(comparing(OutlierDetection::default()), SIX);
+    calls(&mut m, 1);
+    m.advance_ms(10_000);
+    let first = since(&m, "a");
+    assert_eq!(first, Some(m.now), "the first time");
+    m.advance(m.left("a"));
+    calls_on_the_others(&mut m);
+    // The probing call, and then calls of which every third fails.
+    unheard_calls(&mut m, 1, |_| false);
+    unheard_calls(&mut m, 100, |call| call % 3 == 0);
+    m.advance_ms(10_000);
+    let heard_late = |m: &Machine, rule: &str| {
+        assert_eq!(cause(m, "a"), Some(Cause::SuccessRate), "{rule}");
+        assert_eq!(since(m, "a"), Some(m.now), "{rule}: it was back between");
+        assert_eq!(m.left("a"), Duration::from_secs(60), "{rule}: twice");
+    };
+    heard_late(&m, "compared");
+    m.hear();
+    heard_late(&m, "its return is old news");
 }

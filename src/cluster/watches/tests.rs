@@ -1,0 +1,99 @@
+use std::sync::Mutex;
+
+use futures::stream::{self, BoxStream, StreamExt};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::set_default;
+use tracing::{Event, Level, Metadata, Subscriber};
+
+use super::*;
+use crate::load::{Measures, ReportRules};
+use crate::policy::Candidates;
+use crate::probe::WatchError;
+
+const EVERY: Duration = Duration::from_secs(3);
+
+/// Of which endpoints it was warned.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        struct Endpoint<'a>(&'a Warnings);
+        impl Visit for Endpoint<'_> {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "endpoint" {
+                    self.0.0.lock().unwrap().push(format!("{value:?}"));
+                }
+            }
+        }
+        event.record(&mut Endpoint(self));
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
+}
+
+/// Servers that do not know the question. Counts how often it was put.
+#[derive(Clone, Default)]
+struct Old(Arc<Mutex<usize>>);
+
+impl Watch<()> for Old {
+    type Terms = Duration;
+    type Word = LoadReport;
+    type Stream = BoxStream<'static, Result<LoadReport, WatchError>>;
+
+    fn watch(&self, (): (), _: &Duration) -> Self::Stream {
+        *self.0.lock().unwrap() += 1;
+        stream::iter([Err(WatchError::Unsupported)]).boxed()
+    }
+}
+
+fn watches<W>(watch: W) -> Watches<W> {
+    let mut rules = ReportRules::default();
+    rules.out_of_band = Some(EVERY);
+    let settings = Settings {
+        measures: Measures::NOTHING.with_reports(rules),
+        ..Settings::default()
+    };
+    Watches::new(Some(watch), &settings)
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_a_server_that_does_not_report_it_is_warned_once_however_often_it_is_connected() {
+    let warnings = Warnings::default();
+    let _guard = set_default(warnings.clone());
+    let old = Old::default();
+    let mut watches = watches(old.clone());
+    let candidates = Candidates::connected(["a", "b"]);
+    for round in 0..3 {
+        for candidate in candidates.all().iter() {
+            let subchannel = candidate.subchannel();
+            let connection = subchannel.connection() + 10;
+            subchannel.connected(connection);
+            watches.begin(subchannel.clone(), connection, ());
+            while *old.0.lock().unwrap() < 2 * round + 1 + candidate.slot() {
+                tokio::task::yield_now().await;
+            }
+            watches.end(subchannel.key(), connection);
+        }
+    }
+    tokio::task::yield_now().await;
+    assert_eq!(*old.0.lock().unwrap(), 6, "each connection is asked");
+    let warned = warnings.0.lock().unwrap().clone();
+    assert_eq!(warned, ["a", "b"], "once for each endpoint");
+    for candidate in candidates.all().iter() {
+        watches.forget(candidate.subchannel().key());
+    }
+    assert!(watches.watched.is_empty(), "nothing is left of who left");
+}
