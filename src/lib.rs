@@ -6,7 +6,7 @@
 //! - Where endpoints come from: [`discovery`]; how they become services: [`connection`].
 //! - Which endpoint takes a call: [`policy`]; which may not: [`health`].
 //! - When a failed call is tried again: [`retry`].
-//! - How servers are asked for their load: [`probe`].
+//! - How servers are asked for their load and their health: [`probe`].
 //! - How servers tell their load: `server` (feature `grpc`).
 //!
 //! The control plane, one task for each balancer, dials, watches and ejects, and publishes an
@@ -16,6 +16,7 @@
 //! | feature | default | what it brings |
 //! |---|---|---|
 //! | `grpc` | yes | `grpc::Channel` over hyper's HTTP/2 client |
+//! | `tcp` | no | `probe::TcpConnect`: health checks by a TCP connection |
 //! | `tls` | no | TLS for it, by rustls |
 //! | `tls-native-roots` | no | the operating system's trusted certificates |
 //! | `tls-webpki-roots` | no | Mozilla's trusted certificates |

@@ -12,6 +12,12 @@ pub(crate) mod orca_service {
     include!("../proto/generated/orca/xds.service.orca.v3.rs");
 }
 
+/// How servers tell of their health.
+#[expect(unreachable_pub, reason = "generated for a crate of its own")]
+pub(crate) mod health {
+    include!("../proto/generated/health/grpc.health.v1.rs");
+}
+
 /// How servers are probed.
 #[expect(unreachable_pub, reason = "generated for a crate of its own")]
 pub(crate) mod load {

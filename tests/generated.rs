@@ -46,6 +46,13 @@ const TARGETS: &[Target] = &[
     },
     Target {
         include: "proto",
+        protos: &["grpc/health/v1/health.proto"],
+        into: "proto/generated/health",
+        client: false,
+        server: false,
+    },
+    Target {
+        include: "proto",
         protos: &["evenkeel/load/v1/probe.proto"],
         into: "proto/generated/load",
         client: false,

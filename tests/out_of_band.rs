@@ -14,7 +14,7 @@ use evenkeel::load::{Measures, ReportRules};
 use evenkeel::math::Moment;
 use evenkeel::outcome::LoadReport;
 use evenkeel::policy::{Candidates, OrcaWeightedRoundRobin, Picker, Policy};
-use evenkeel::probe::{Watch, WatchError};
+use evenkeel::probe::{Target, Watch, WatchError};
 use evenkeel::server::{CallReport, LoadReportLayer, LoadReporter};
 use futures::StreamExt;
 use futures::stream::BoxStream;
@@ -434,7 +434,7 @@ async fn a_stream_of_ours_does_not_hold_up_a_server_that_shuts_down() {
 async fn stubborn(uri: String) -> BoxStream<'static, Result<LoadReport, WatchError>> {
     let endpoint = Endpoint::from_shared(uri).unwrap();
     let channel = within("a connection", endpoint.connect()).await.unwrap();
-    LoadReports::new().watch(channel, &Duration::ZERO)
+    LoadReports::new().watch(Target::new("a", channel), &Duration::ZERO)
 }
 
 #[tokio::test]

@@ -57,6 +57,20 @@ async fn the_retry_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[tokio::test]
+async fn the_health_snippet() -> Result<(), BoxError> {
+    use evenkeel::grpc::HealthCheck;
+    // [snippet
+    #[rustfmt::skip]
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051", "http://10.0.0.2:50051"])
+        .health_check(HealthCheck::of("shop.Cart"))   // or HealthCheck::new(), for the server as a whole
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
 #[test]
 fn the_server_snippet() {
     // [snippet
@@ -100,5 +114,5 @@ fn the_readme_has_them_word_for_word() {
         );
         snippets += 1;
     }
-    assert_eq!(snippets, 5, "every snippet of the README is tried here");
+    assert_eq!(snippets, 6, "every snippet of the README is tried here");
 }

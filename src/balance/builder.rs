@@ -14,11 +14,11 @@ use crate::connection::{Connector, Discovered};
 use crate::discovery::{Discovery, Update, from_discover, validate};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
-use crate::health::Ejection;
+use crate::health::{Ejection, Verdict};
 use crate::math::Backoff;
 use crate::outcome::{ByStatusCode, LoadReport};
 use crate::policy::{Adaptive, Policy};
-use crate::probe::{NoProbe, NoWatch, Probe, Watch};
+use crate::probe::{NoCheck, NoProbe, NoWatch, Probe, Watch};
 use crate::topology::RandomSubset;
 
 /// Builds a [`Balance`]: where endpoints come from, how to reach them, and by what rules.
@@ -33,13 +33,15 @@ use crate::topology::RandomSubset;
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 /// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
+/// | [`health_check`](Self::health_check) | none | gRFC A17 |
 #[must_use = "a builder does nothing until it is built"]
-pub struct Builder<C = (), T = Plain, P = NoProbe, W = NoWatch> {
+pub struct Builder<C = (), T = Plain, P = NoProbe, W = NoWatch, H = NoCheck> {
     source: Source,
     connector: C,
     track: T,
     probe: Option<P>,
     load_reports: Option<W>,
+    health_check: Option<H>,
     /// The default, if none is named: one for each balancer.
     policy: Option<Arc<dyn Policy>>,
     settings: Settings,
@@ -60,6 +62,7 @@ impl Builder {
             track: Plain::new(),
             probe: None,
             load_reports: None,
+            health_check: None,
             policy: None,
             settings: Settings::default(),
             wait_in_poll_ready: false,
@@ -67,7 +70,7 @@ impl Builder {
     }
 }
 
-impl<C, T, P, W> Builder<C, T, P, W> {
+impl<C, T, P, W, H> Builder<C, T, P, W, H> {
     /// A fixed list of endpoints, in place of any other source.
     pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
         self.source = Source::List(endpoints.into_iter().map(Into::into).collect());
@@ -85,7 +88,7 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     pub fn services<I, S>(
         self,
         services: impl IntoIterator<Item = (I, S)>,
-    ) -> Builder<Discovered<S>, T, P, W>
+    ) -> Builder<Discovered<S>, T, P, W, H>
     where
         I: Into<EndpointId>,
         S: Clone + Send + Sync + 'static,
@@ -98,7 +101,7 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     }
 
     /// Services from a tower `Discover`. Its keys' text is the endpoints' ids.
-    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T, P, W>
+    pub fn discover<D>(self, discover: D) -> Builder<Discovered<D::Service>, T, P, W, H>
     where
         D: Discover + Send + Unpin + 'static,
         D::Key: ToString + Send,
@@ -110,13 +113,14 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     }
 
     /// How an endpoint becomes a service.
-    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T, P, W> {
+    pub fn connector<C2: Connector>(self, connector: C2) -> Builder<C2, T, P, W, H> {
         Builder {
             source: self.source,
             connector,
             track: self.track,
             probe: self.probe,
             load_reports: self.load_reports,
+            health_check: self.health_check,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -124,7 +128,10 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     }
 
     /// How an endpoint becomes a service: by a tower service that makes services.
-    pub fn make_service<M>(self, make: M) -> Builder<impl Connector<Service = M::Response>, T, P, W>
+    pub fn make_service<M>(
+        self,
+        make: M,
+    ) -> Builder<impl Connector<Service = M::Response>, T, P, W, H>
     where
         M: Service<Endpoint> + Clone + Send + Sync + 'static,
         M::Response: Clone + Send + Sync + 'static,
@@ -135,13 +142,14 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     }
 
     /// How requests and responses are read; the default is [`Plain`].
-    pub fn track<T2>(self, track: T2) -> Builder<C, T2, P, W> {
+    pub fn track<T2>(self, track: T2) -> Builder<C, T2, P, W, H> {
         Builder {
             source: self.source,
             connector: self.connector,
             track,
             probe: self.probe,
             load_reports: self.load_reports,
+            health_check: self.health_check,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -150,7 +158,7 @@ impl<C, T, P, W> Builder<C, T, P, W> {
 
     /// The services speak HTTP: load and outcome go to the end of the response's body, and a status
     /// of 500 or more is the endpoint's fault.
-    pub fn http(self) -> Builder<C, Http<ByStatusCode>, P, W> {
+    pub fn http(self) -> Builder<C, Http<ByStatusCode>, P, W, H> {
         self.track(Http::default())
     }
 
@@ -163,13 +171,14 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     /// a few atomic operations for each request, and the waking of a task that sleeps, which takes a lock
     /// of the runtime's only where a call is polled outside of its threads. That task, one for the
     /// balancer and all its clones, asks as the [module](crate::probe) says.
-    pub fn probe<P2>(self, probe: P2) -> Builder<C, T, P2, W> {
+    pub fn probe<P2>(self, probe: P2) -> Builder<C, T, P2, W, H> {
         Builder {
             source: self.source,
             connector: self.connector,
             track: self.track,
             probe: Some(probe),
             load_reports: self.load_reports,
+            health_check: self.health_check,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -181,13 +190,43 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     ///
     /// A task for each endpoint that is connected keeps a stream open over its connection, as [`Watch`]
     /// says. Calls have nothing to do with it.
-    pub fn load_reports<W2>(self, load_reports: W2) -> Builder<C, T, P, W2> {
+    pub fn load_reports<W2>(self, load_reports: W2) -> Builder<C, T, P, W2, H> {
         Builder {
             source: self.source,
             connector: self.connector,
             track: self.track,
             probe: self.probe,
             load_reports: Some(load_reports),
+            health_check: self.health_check,
+            policy: self.policy,
+            settings: self.settings,
+            wait_in_poll_ready: self.wait_in_poll_ready,
+        }
+    }
+
+    /// How endpoints are checked, beside what their calls show; by default they are not. Each one of
+    /// [`check_fn`](crate::probe::check_fn), [`HttpGet`](crate::probe::HttpGet), `probe::TcpConnect`, or a
+    /// [`Watch`] that hears [`Verdict`]s.
+    ///
+    /// An endpoint that is connected is CONNECTING until its first verdict, and TRANSIENT_FAILURE while it is
+    /// not serving (gRFC A17): it gets no call, also in a panic, and the calls it has go on. A check that says
+    /// nothing within the [`connect_timeout`](Self::connect_timeout), that ends with an error or panics counts
+    /// as not serving; a server that does not know the question, as serving. A policy that wants one connection
+    /// only ([`PickFirst`](crate::policy::PickFirst)) has nobody checked, as in gRPC.
+    ///
+    /// A task for each endpoint that is connected checks it. Calls have nothing to do with it.
+    pub fn health_check<H2>(self, health_check: H2) -> Builder<C, T, P, W, H2> {
+        self.health_checks(Some(health_check))
+    }
+
+    pub(crate) fn health_checks<H2>(self, health_check: Option<H2>) -> Builder<C, T, P, W, H2> {
+        Builder {
+            source: self.source,
+            connector: self.connector,
+            track: self.track,
+            probe: self.probe,
+            load_reports: self.load_reports,
+            health_check,
             policy: self.policy,
             settings: self.settings,
             wait_in_poll_ready: self.wait_in_poll_ready,
@@ -195,7 +234,7 @@ impl<C, T, P, W> Builder<C, T, P, W> {
     }
 
     /// The services' errors may hand requests back; see [`Reclaiming`].
-    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>, P, W>
+    pub fn reclaiming(self) -> Builder<C, Reclaiming<T>, P, W, H>
     where
         T: Clone,
     {
@@ -316,11 +355,12 @@ impl<C, T> Builder<C, T> {
     }
 }
 
-impl<C, T, P, W> Builder<C, T, P, W>
+impl<C, T, P, W, H> Builder<C, T, P, W, H>
 where
     C: Connector,
     P: Probe<C::Service>,
     W: Watch<C::Service, Terms = Duration, Word = LoadReport>,
+    H: Watch<C::Service, Terms = (), Word = Verdict>,
 {
     /// Starts the balancer on the current tokio runtime. Does not wait for a connection.
     ///
@@ -341,6 +381,7 @@ where
                 settings: self.settings,
                 probe: self.probe,
                 load_reports: self.load_reports,
+                health_check: self.health_check,
                 connector: self.connector,
                 policy,
                 initial,
@@ -352,7 +393,7 @@ where
     }
 }
 
-impl<C, T, P, W> fmt::Debug for Builder<C, T, P, W> {
+impl<C, T, P, W, H> fmt::Debug for Builder<C, T, P, W, H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("policy", &self.policy)
@@ -386,6 +427,7 @@ impl<T> Parts<T> {
                 settings: self.settings,
                 probe: None::<NoProbe>,
                 load_reports: None::<NoWatch>,
+                health_check: None::<NoCheck>,
                 connector,
                 policy,
                 initial: Some(Update::new(self.endpoints)),

@@ -21,17 +21,19 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::Settings;
+use crate::cluster::checks::{Checked, Checks};
+use crate::cluster::load_reports::LoadReports;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
-use crate::cluster::watches::Watches;
 use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
+use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
-use crate::health::Change;
+use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
 use crate::policy::{Candidates, Policy, Subchannel};
-use crate::probe::{self, Probe, Watch};
+use crate::probe::{self, Probe, Target, Watch};
 
 /// How many events are taken before the next snapshot, at most.
 const MAX_BATCH: usize = 1_000;
@@ -40,12 +42,14 @@ const MAX_BATCH: usize = 1_000;
 const SHORTEST_REST: Duration = Duration::from_millis(1);
 
 /// What a control plane is made of.
-pub(crate) struct Launch<C, P, W> {
+pub(crate) struct Launch<C, P, W, H> {
     pub(crate) settings: Settings,
     /// How servers are asked for their load, if they can be.
     pub(crate) probe: Option<P>,
     /// How servers report their load beside the calls, if they can.
     pub(crate) load_reports: Option<W>,
+    /// How servers are checked, if they are.
+    pub(crate) health_check: Option<H>,
     pub(crate) connector: C,
     pub(crate) policy: Arc<dyn Policy>,
     /// Endpoints that are known from the start.
@@ -54,11 +58,15 @@ pub(crate) struct Launch<C, P, W> {
 }
 
 /// Starts the control plane on `runtime`.
-pub(crate) fn launch<C, P, W>(launch: Launch<C, P, W>, runtime: &Runtime) -> Arc<Shared<C::Service>>
+pub(crate) fn launch<C, P, W, H>(
+    mut launch: Launch<C, P, W, H>,
+    runtime: &Runtime,
+) -> Arc<Shared<C::Service>>
 where
     C: Connector,
     P: Probe<C::Service>,
     W: Watch<C::Service, Terms = Duration, Word = LoadReport>,
+    H: Watch<C::Service, Terms = (), Word = Verdict>,
 {
     let (inbox, ends) = mpsc::unbounded_channel();
     let (health, changes) = mpsc::unbounded_channel();
@@ -92,9 +100,11 @@ where
     if let Some(asks) = asks {
         probes::start(asks, &shared, launch.settings.seed, runtime);
     }
+    let (checks, verdicts) = Checks::new(launch.health_check, &mut launch.settings);
     let driver = Driver {
         connect_timeout: launch.settings.connect_timeout,
-        watches: Watches::new(launch.load_reports, &launch.settings),
+        load_reports: LoadReports::new(launch.load_reports, &launch.settings),
+        checks,
         cluster: Cluster::new(launch.settings, Some(on_change)),
         connector: Arc::new(launch.connector),
         policy: launch.policy,
@@ -104,11 +114,25 @@ where
         inbox,
         guard: ClosedOnDrop(Arc::downgrade(&shared)),
     };
-    runtime.spawn(driver.run(launch.initial, launch.discovery, ends, changes, gone));
+    let sources = Sources {
+        discovery: launch.discovery,
+        ends,
+        changes,
+        verdicts,
+    };
+    runtime.spawn(driver.run(launch.initial, sources, gone));
     shared
 }
 
-struct Driver<C: Connector, W> {
+/// Where events come from, beside the dials.
+struct Sources {
+    discovery: Option<Pin<Box<dyn Discovery>>>,
+    ends: Outbox,
+    changes: mpsc::UnboundedReceiver<(u64, Change)>,
+    verdicts: mpsc::UnboundedReceiver<Checked>,
+}
+
+struct Driver<C: Connector, W, H> {
     cluster: Cluster<C::Service>,
     connector: Arc<C>,
     connect_timeout: Duration,
@@ -118,12 +142,14 @@ struct Driver<C: Connector, W> {
     dialing: HashMap<u64, AbortHandle>,
     /// Which dial a task is.
     tasks: HashMap<Id, Dial>,
-    watches: Watches<W>,
+    load_reports: LoadReports<W>,
+    checks: Checks<H>,
     inbox: Inbox,
     guard: ClosedOnDrop<C::Service>,
 }
 
 struct Dial {
+    endpoint: Endpoint,
     subchannel: Arc<Subchannel>,
     connection: u64,
     events: ConnectionEvents,
@@ -131,17 +157,16 @@ struct Dial {
 
 type DialResult<S> = Result<(Id, Result<S, BoxError>), tokio::task::JoinError>;
 
-impl<C, W> Driver<C, W>
+impl<C, W, H> Driver<C, W, H>
 where
     C: Connector,
     W: Watch<C::Service, Terms = Duration, Word = LoadReport>,
+    H: Watch<C::Service, Terms = (), Word = Verdict>,
 {
     async fn run(
         mut self,
         initial: Option<Update>,
-        mut discovery: Option<Pin<Box<dyn Discovery>>>,
-        mut ends: Outbox,
-        mut changes: mpsc::UnboundedReceiver<(u64, Change)>,
+        mut sources: Sources,
         mut gone: oneshot::Receiver<()>,
     ) {
         if let Some(update) = initial {
@@ -179,20 +204,24 @@ where
             let event = tokio::select! {
                 biased;
                 _ = &mut gone => return,
-                Some(ended) = ends.recv() => Event::Ended(ended),
-                Some((key, change)) = changes.recv() => Event::Health { key, change },
+                Some(ended) = sources.ends.recv() => Event::Ended(ended),
+                Some(checked) = sources.verdicts.recv() => {
+                    self.checked(checked);
+                    Event::Tick
+                }
+                Some((key, change)) = sources.changes.recv() => Event::Health { key, change },
                 Some(done) = self.dials.join_next_with_id() => {
                     self.dialed(done);
                     Event::Tick
                 }
-                update = next(&mut discovery), if !rests => read(update),
+                update = next(&mut sources.discovery), if !rests => read(update),
                 () = at(wake) => Event::Tick,
             };
             began = Instant::now();
             self.step(event);
-            self.drain(&mut ends, &mut changes);
+            self.drain(&mut sources);
             if rest_until <= began {
-                self.drain_discovery(&mut discovery);
+                self.drain_discovery(&mut sources.discovery);
             }
             // A source that never pauses must not keep the thread from all others.
             consume_budget().await;
@@ -200,11 +229,13 @@ where
     }
 
     /// Takes what else is there already.
-    fn drain(&mut self, ends: &mut Outbox, changes: &mut mpsc::UnboundedReceiver<(u64, Change)>) {
+    fn drain(&mut self, sources: &mut Sources) {
         for _ in 0..MAX_BATCH {
-            if let Ok(ended) = ends.try_recv() {
+            if let Ok(ended) = sources.ends.try_recv() {
                 self.step(Event::Ended(ended));
-            } else if let Ok((key, change)) = changes.try_recv() {
+            } else if let Ok(checked) = sources.verdicts.try_recv() {
+                self.checked(checked);
+            } else if let Ok((key, change)) = sources.changes.try_recv() {
                 self.step(Event::Health { key, change });
             } else if let Some(done) = self.dials.try_join_next_with_id() {
                 self.dialed(done);
@@ -246,7 +277,8 @@ where
 
     fn step(&mut self, event: Event<C::Service>) {
         if let Event::Ended(ended) = &event {
-            self.watches.end(ended.key, ended.connection);
+            self.checks.end(ended.key, ended.connection);
+            self.load_reports.end(ended.key, ended.connection);
         }
         self.cluster.step(event, Instant::now());
         self.perform();
@@ -265,6 +297,7 @@ where
                     let events = ConnectionEvents::new(subchannel.clone(), connection, inbox);
                     let connector = self.connector.clone();
                     let told = events.clone();
+                    let dialed = endpoint.clone();
                     let limit = self.connect_timeout;
                     let task = self.dials.spawn(async move {
                         // In here, so that a connector which panics fails this dial only.
@@ -280,6 +313,7 @@ where
                     self.tasks.insert(
                         task.id(),
                         Dial {
+                            endpoint: dialed,
                             subchannel,
                             connection,
                             events,
@@ -288,7 +322,8 @@ where
                     self.dialing.insert(key, task);
                 }
                 Effect::Forget { key } => {
-                    self.watches.forget(key);
+                    self.checks.forget(key);
+                    self.load_reports.forget(key);
                     if let Some(task) = self.dialing.remove(&key) {
                         task.abort();
                         // It may have ended already, well, with a service that nobody wants.
@@ -309,6 +344,7 @@ where
             Err(error) => (error.id(), Err(error.into())),
         };
         let Some(Dial {
+            endpoint,
             subchannel,
             connection,
             events,
@@ -318,16 +354,46 @@ where
         };
         let key = subchannel.key();
         self.dialing.remove(&key);
-        let watched = result.as_ref().ok();
-        let watched = watched.and_then(|service| self.watches.wanted(service));
+        let wanted = self.checks.is_wanted() || self.load_reports.is_wanted();
+        let service = result.as_ref().ok().filter(|_| wanted).cloned();
         self.step(Event::Dialed {
             key,
             connection,
             result,
         });
         events.taken_up();
-        if let Some(service) = watched {
-            self.watches.begin(subchannel, connection, service);
+        let Some(service) = service else {
+            return;
+        };
+        let target = Target::new(endpoint, service);
+        if self.checks.is_wanted() {
+            self.checks.begin(target, subchannel, connection, events);
+        } else {
+            self.load_reports.begin(target, subchannel, connection);
+        }
+    }
+
+    /// A health check said something new.
+    fn checked(&mut self, checked: Checked) {
+        let Checked {
+            subchannel,
+            connection,
+            verdict,
+            events,
+        } = checked;
+        let key = subchannel.key();
+        self.step(Event::Checked {
+            key,
+            connection,
+            verdict,
+        });
+        events.taken_up();
+        match self.cluster.connected(key, connection) {
+            Some((endpoint, service)) if self.load_reports.is_wanted() => {
+                let target = Target::new(endpoint, service);
+                self.load_reports.begin(target, subchannel, connection);
+            }
+            _ => self.load_reports.end(key, connection),
         }
     }
 

@@ -17,8 +17,10 @@
 //! TransientFailure is sticky: it stays through later dials until one succeeds (gRFC A62). Where the policy
 //! wants one connection only, all others are Idle, from any state, once it is there; see [`step`]'s `order`.
 
+mod checks;
 mod clock;
 mod driver;
+mod load_reports;
 mod probes;
 mod snapshot;
 mod step;
@@ -52,6 +54,8 @@ pub(crate) struct Settings {
     pub(crate) measures: Measures,
     /// Which endpoints the policy wants connected.
     pub(crate) connects: Connects,
+    /// Whether an endpoint that is connected has to pass a health check before it is ready.
+    pub(crate) health_checked: bool,
     /// The policy, if it wants to hear of reports.
     pub(crate) listener: Option<Arc<dyn Policy>>,
 }
@@ -67,6 +71,7 @@ impl Default for Settings {
             subset: None,
             measures: Measures::NOTHING,
             connects: Connects::All,
+            health_checked: false,
             listener: None,
         }
     }

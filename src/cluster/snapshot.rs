@@ -39,6 +39,8 @@ impl<S> Snapshot<S> {
 pub(crate) struct Detail {
     pub(crate) last_error: Option<Arc<str>>,
     pub(crate) ejection: Option<EjectionDetail>,
+    /// Why its health check fails, if it does.
+    pub(crate) unhealthy: Option<Arc<str>>,
 }
 
 #[derive(Debug, Clone)]
@@ -57,6 +59,8 @@ pub(crate) struct Summary {
     pub(crate) connecting: usize,
     pub(crate) ready: usize,
     pub(crate) failing: usize,
+    /// How many of those that fail do so by their health check.
+    pub(crate) unhealthy: usize,
     pub(crate) ejected: usize,
     pub(crate) panic: bool,
     /// One is connected, and the policy wants no more: those that are idle stay so.
@@ -66,6 +70,8 @@ pub(crate) struct Summary {
     pub(crate) discovery_error: Option<Arc<str>>,
     /// The most recent reason for a failed dial.
     pub(crate) last_error: Option<Arc<str>>,
+    /// Why one of them fails its health check.
+    pub(crate) unhealthy_because: Option<Arc<str>>,
     /// The task behind this is gone.
     pub(crate) closed: bool,
 }
@@ -102,6 +108,12 @@ impl fmt::Display for Summary {
                 self.ejected,
                 self.failing
             )?;
+        }
+        if self.unhealthy > 0 {
+            write!(f, ", {} of them by their health check", self.unhealthy)?;
+        }
+        if let Some(why) = &self.unhealthy_because {
+            write!(f, "; health check: {why}")?;
         }
         if let Some(error) = &self.discovery_error {
             write!(f, "; discovery: {error}")?;
@@ -244,6 +256,9 @@ impl<S> Shared<S> {
                             times: ejection.times,
                             reason: ejection.cause.as_str(),
                         }),
+                    unhealthy: detail
+                        .and_then(|d| d.unhealthy.as_deref())
+                        .map(str::to_owned),
                     last_error: detail
                         .and_then(|d| d.last_error.as_deref())
                         .map(str::to_owned),

@@ -18,7 +18,7 @@ use crate::discovery::Update;
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::error::{BoxError, describe};
 use crate::health::panic_mode::is_panic;
-use crate::health::{Change, Ejections};
+use crate::health::{Change, Ejections, Verdict};
 use crate::math::Rng;
 use crate::policy::{Candidates, OnChange, Subchannel};
 use entry::{Entry, Phase};
@@ -39,6 +39,12 @@ pub(crate) enum Event<S> {
         key: u64,
         connection: u64,
         result: Result<S, BoxError>,
+    },
+    /// A health check said something new of this connection.
+    Checked {
+        key: u64,
+        connection: u64,
+        verdict: Verdict,
     },
     /// A connection ended or is about to.
     Ended(Ended),
@@ -151,6 +157,11 @@ impl<S: Clone> Cluster<S> {
                 connection,
                 result,
             } => self.dialed(key, connection, result, now),
+            Event::Checked {
+                key,
+                connection,
+                verdict,
+            } => self.checked(key, connection, verdict),
             Event::Ended(ended) => self.ended(ended, now),
             Event::Health { key, change } => self.health(key, change, now),
             Event::Tick => {}
@@ -192,7 +203,14 @@ impl<S: Clone> Cluster<S> {
             ..Summary::default()
         };
         let mut usable = 0;
-        for Row { candidate, .. } in &self.rows {
+        for Row {
+            candidate, detail, ..
+        } in &self.rows
+        {
+            if let Some(why) = detail.as_ref().and_then(|d| d.unhealthy.as_ref()) {
+                summary.unhealthy += 1;
+                summary.unhealthy_because.get_or_insert_with(|| why.clone());
+            }
             let open = candidate.subchannel().health().gate().is_open();
             match candidate.state() {
                 ConnectivityState::Ready if open => usable += 1,
@@ -402,7 +420,8 @@ impl<S: Clone> Cluster<S> {
         match result {
             Ok(service) => {
                 debug!(endpoint = %entry.endpoint.id(), connection, "ready");
-                ended = entry.ready(connection, service, now);
+                let checked = self.settings.health_checked;
+                ended = entry.ready(connection, service, checked, now);
             }
             Err(error) => {
                 let error: Arc<str> = describe(&*error).into();
@@ -422,6 +441,32 @@ impl<S: Clone> Cluster<S> {
             };
             self.ended(ended, now);
         }
+    }
+
+    fn checked(&mut self, key: u64, connection: u64, verdict: Verdict) {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return;
+        };
+        if entry.phase.connection() != Some(connection) {
+            return;
+        }
+        let id = entry.endpoint.id();
+        match &verdict {
+            Verdict::Serving => info!(endpoint = %id, connection, "its health check passes"),
+            Verdict::NotServing(why) => {
+                warn!(endpoint = %id, %why, "its health check fails: it gets no calls");
+            }
+        }
+        entry.checked(verdict);
+        self.touch(key);
+    }
+
+    /// What the endpoint is and how to call it, if it is ready over this connection.
+    pub(crate) fn connected(&self, key: u64, connection: u64) -> Option<(Endpoint, S)> {
+        let entry = self.entries.get(&key)?;
+        let service = entry.service()?;
+        let ready = entry.usable_connection() == Some(connection);
+        ready.then(|| (entry.endpoint.clone(), service))
     }
 
     fn ended(&mut self, ended: Ended, now: Instant) {

@@ -15,6 +15,7 @@ use crate::error::{BoxError, Error};
 use crate::grpc::calls::{Attempts, ByAttempt, Calls};
 use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
+use crate::grpc::health_check::HealthCheck;
 use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
 use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
@@ -38,8 +39,10 @@ mod private {
     use crate::connection::Connector;
     use crate::endpoint::Endpoint;
     use crate::error::Error;
+    use crate::grpc::health_check::HealthCheck;
     use crate::grpc::load_reports::LoadReports;
     use crate::grpc::probe::LoadProbe;
+    use crate::health::Verdict;
     use crate::outcome::LoadReport;
     use crate::probe::{Probe, Watch};
 
@@ -52,6 +55,10 @@ mod private {
         /// How its servers report their load beside the calls.
         type LoadReports: Watch<<Self::Connector as Connector>::Service, Terms = Duration, Word = LoadReport>
             + From<LoadReports>;
+
+        /// How its servers tell of their health.
+        type HealthCheck: Watch<<Self::Connector as Connector>::Service, Terms = (), Word = Verdict>
+            + From<HealthCheck>;
 
         /// Refuses an endpoint that could never be connected to.
         fn check(&self, endpoint: &Endpoint) -> Result<(), Error>;
@@ -104,6 +111,7 @@ impl Sealed for Own {
     type Connector = Http2Connector;
     type Probe = LoadProbe;
     type LoadReports = LoadReports;
+    type HealthCheck = HealthCheck;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         for address in endpoint.addresses() {
@@ -138,6 +146,7 @@ impl Sealed for Own {
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
+/// | [`health_check`](Self::health_check) | off | gRFC A17 |
 /// | [`timeout`](Self::timeout) | none | gRPC |
 /// | HTTP/2 and TCP | see [`Http2Settings`] | |
 #[must_use = "a builder does nothing until it is built"]
@@ -150,6 +159,7 @@ pub struct Builder<C = Own> {
     user_agent: Option<String>,
     expose_endpoint: bool,
     retry: Option<RetryPolicy>,
+    health_check: Option<HealthCheck>,
 }
 
 impl Builder {
@@ -167,6 +177,7 @@ impl Builder {
             user_agent: None,
             expose_endpoint: false,
             retry: None,
+            health_check: None,
         }
     }
 
@@ -247,6 +258,7 @@ impl<C> Builder<C> {
             user_agent: self.user_agent,
             expose_endpoint: self.expose_endpoint,
             retry: self.retry,
+            health_check: self.health_check,
         }
     }
 
@@ -280,6 +292,17 @@ impl<C> Builder<C> {
     /// ```
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(policy);
+        self
+    }
+
+    /// Asks every server how it is, and gives calls only to those that say that they are serving; see
+    /// [`HealthCheck`]. By default a server that is connected gets calls.
+    ///
+    /// An endpoint is CONNECTING until the first answer and TRANSIENT_FAILURE while it is not serving. A server
+    /// that says nothing within the [`connect_timeout`](Self::connect_timeout) is not serving. With
+    /// [`PickFirst`](crate::policy::PickFirst) nobody is asked, as in gRPC.
+    pub fn health_check(mut self, health_check: HealthCheck) -> Self {
+        self.health_check = Some(health_check);
         self
     }
 
@@ -355,12 +378,14 @@ impl<C: Source> Builder<C> {
             }
         };
         let track = Http::new(ByGrpcStatus).with_exposed_endpoint(self.expose_endpoint);
+        let health_check = self.health_check.map(|check| check.by(user_agent.clone()));
         let balance = self
             .balance
             .connector(self.source.connector()?)
             .track(Reclaiming(track))
             .probe(C::Probe::from(LoadProbe::by(user_agent.clone())))
             .load_reports(C::LoadReports::from(LoadReports::by(user_agent.clone())))
+            .health_checks(health_check.map(C::HealthCheck::from))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
         let calls = match retry {

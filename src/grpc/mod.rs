@@ -10,9 +10,11 @@ mod calls;
 mod channel;
 mod classify;
 mod deadline;
+mod health_check;
 pub mod http2;
 mod load_reports;
 mod probe;
+mod server_stream;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;
@@ -22,6 +24,7 @@ pub use body::ResponseBody;
 pub use builder::{Builder, Own, Source};
 pub use channel::{Channel, ResponseFuture};
 pub use classify::ByGrpcStatus;
+pub use health_check::HealthCheck;
 pub use load_reports::LoadReports;
 pub use probe::LoadProbe;
 #[cfg(feature = "tls")]

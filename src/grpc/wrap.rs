@@ -33,6 +33,7 @@ use crate::connection::{ConnectionEvents, Connector};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
 use crate::grpc::builder::{Builder, Own, Sealed, Source};
+use crate::grpc::health_check::HealthCheck;
 use crate::grpc::http2::{
     AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen, Stall,
 };
@@ -86,6 +87,7 @@ impl Sealed for TonicEndpoints {
     type Connector = Self;
     type Probe = LoadProbe;
     type LoadReports = LoadReports;
+    type HealthCheck = HealthCheck;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
         configuration(endpoint).map(drop)
@@ -241,6 +243,7 @@ impl Sealed for TonicChannels {
     type Connector = Self;
     type Probe = LoadProbe;
     type LoadReports = LoadReports;
+    type HealthCheck = HealthCheck;
 
     fn check(&self, _: &Endpoint) -> Result<(), Error> {
         Ok(())

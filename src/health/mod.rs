@@ -8,15 +8,18 @@
 //! - [`gate`]: whether one endpoint lets calls in, and the single probing call on its way back;
 //! - [`ejection`]: the rules: how many failures in a row, for how long, how many endpoints at most;
 //! - [`outlier`]: who fails more than the others do, looked at after each interval;
+//! - [`check`]: what active checks say, and how many answers it takes;
 //! - [`panic`](panic_mode): when so few endpoints are left that the ejections are ignored.
 //!
 //! [`Health::admits`] is the one answer to "may this endpoint be picked".
 
+pub mod check;
 pub mod ejection;
 pub mod gate;
 pub mod outlier;
 pub mod panic_mode;
 
+pub use check::{CheckRules, Verdict};
 pub use ejection::{Ejection, Ejections};
 pub use gate::{Entry, Gate};
 pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};

@@ -44,6 +44,8 @@ pub struct EndpointReport {
     pub failures: u64,
     /// Set while it is out because of its calls.
     pub ejected: Option<Ejected>,
+    /// Set while it gets no calls because of its health check: why.
+    pub unhealthy: Option<String>,
     /// Why the last attempt to connect failed, or the last connection ended; cleared when the next
     /// one is ready.
     pub last_error: Option<String>,
@@ -76,6 +78,9 @@ impl fmt::Display for EndpointReport {
                 ", ejected ({}) for {:?} more",
                 ejected.reason, ejected.until
             )?;
+        }
+        if let Some(why) = &self.unhealthy {
+            write!(f, ", health check: {why}")?;
         }
         if let Some(error) = &self.last_error {
             write!(f, ", last error: {error}")?;

@@ -25,13 +25,23 @@
 //! [report by themselves](crate::load::ReportRules::out_of_band), by a stream that is open while an endpoint is
 //! connected. A [`Watch`] knows how; `grpc::Channel` brings one, and a [`Balance`](crate::Balance) over other
 //! services is [given one](crate::balance::Builder::load_reports).
+//!
+//! # Health checks
+//! A [health check](crate::balance::Builder::health_check) is a watch, too: what it hears is a
+//! [`Verdict`](crate::health::Verdict). Some servers tell of their health by themselves, as gRPC's do
+//! (`grpc::HealthCheck`); others are asked again and again, by a [function](check_fn), an
+//! [HTTP GET](HttpGet) or a TCP connection (`TcpConnect`, feature `tcp`).
 
+mod check;
 mod limits;
 mod schedule;
 mod watch;
 
-pub use watch::{NoWatch, Watch, WatchError};
-pub(crate) use watch::{Pauses, keep};
+#[cfg(feature = "tcp")]
+pub use check::TcpConnect;
+pub use check::{CheckFn, HttpGet, NoCheck, check_fn};
+pub(crate) use watch::{Heard, Pauses, keep};
+pub use watch::{NoWatch, Target, Watch, WatchError};
 
 pub(crate) use schedule::{Prober, Request, Schedule, can_be_asked, schedule};
 

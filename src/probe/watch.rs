@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
@@ -11,10 +12,11 @@ use tokio::task::coop::consume_budget;
 use tokio::time::sleep;
 use tracing::debug;
 
-use crate::endpoint::EndpointId;
+use crate::endpoint::Endpoint;
 use crate::error::{BoxError, describe};
 use crate::math::{Backoff, Rng};
 use crate::outcome::LoadReport;
+use crate::policy::Subchannel;
 
 /// Hears what one server says by itself: a stream that is open for as long as its endpoint is connected.
 ///
@@ -35,10 +37,73 @@ pub trait Watch<S>: Send + Sync + 'static {
     /// A watch under way. Nothing is read of it after an error.
     type Stream: Stream<Item = Result<Self::Word, WatchError>> + Send + 'static;
 
-    /// Begins to listen to the server behind `service`, a clone of the endpoint's own; its `poll_ready` was
-    /// not called. The stream should let go of it as soon as it can do without. One that panics is not begun
-    /// anew over this connection.
-    fn watch(&self, service: S, terms: &Self::Terms) -> Self::Stream;
+    /// Begins to listen to `target`. The stream should let go of its service as soon as it can do without. One
+    /// that panics is not begun anew over this connection.
+    fn watch(&self, target: Target<S>, terms: &Self::Terms) -> Self::Stream;
+}
+
+/// Whom a [`Watch`] listens to: an endpoint by one of its connections.
+#[derive(Clone)]
+pub struct Target<S> {
+    endpoint: Endpoint,
+    service: S,
+    seed: u64,
+    subchannel: Option<Arc<Subchannel>>,
+}
+
+impl<S> Target<S> {
+    /// An endpoint that gets no calls, for a watch's own tests.
+    pub fn new(endpoint: impl Into<Endpoint>, service: S) -> Self {
+        Self {
+            endpoint: endpoint.into(),
+            service,
+            seed: 0,
+            subchannel: None,
+        }
+    }
+
+    /// Adds the record of the endpoint's calls, and a seed.
+    pub(crate) fn known_by(mut self, subchannel: Arc<Subchannel>, seed: u64) -> Self {
+        self.subchannel = Some(subchannel);
+        self.seed = seed;
+        self
+    }
+
+    /// The endpoint, as its source described it when the connection came up.
+    pub fn endpoint(&self) -> &Endpoint {
+        &self.endpoint
+    }
+
+    /// A clone of the endpoint's service for this connection; its `poll_ready` was not called.
+    pub fn service(&self) -> S
+    where
+        S: Clone,
+    {
+        self.service.clone()
+    }
+
+    /// The service, for who needs nothing else.
+    pub fn into_service(self) -> S {
+        self.service
+    }
+
+    /// A seed for what goes by chance, another one for each connection.
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// How many calls were ever sent to the endpoint.
+    pub fn calls(&self) -> u64 {
+        (self.subchannel.as_ref()).map_or(0, |subchannel| subchannel.load().started())
+    }
+}
+
+impl<S> fmt::Debug for Target<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target")
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why a [`Watch`] ended.
@@ -72,7 +137,7 @@ impl<S> Watch<S> for NoWatch {
     type Word = LoadReport;
     type Stream = Pending<Result<LoadReport, WatchError>>;
 
-    fn watch(&self, _: S, _: &Duration) -> Self::Stream {
+    fn watch(&self, _: Target<S>, _: &Duration) -> Self::Stream {
         match *self {}
     }
 }
@@ -84,28 +149,39 @@ pub(crate) struct Pauses {
     pub(crate) rng: Rng,
 }
 
-/// Keeps up a watch of the endpoint `id` over one connection, and hands on what is said. Ends only if the
-/// server does not know the question.
+/// What comes of a watch.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Heard<T> {
+    /// The server said this.
+    Word(T),
+    /// The watch ended, for this reason; it is begun anew, later.
+    Lost(String),
+    /// The server does not know the question, and is not asked again.
+    Unsupported,
+}
+
+/// Keeps up a watch over one connection, and hands on what comes of it. Ends only if the server does not know
+/// the question.
 pub(crate) async fn keep<S, W>(
-    id: &EndpointId,
+    target: Target<S>,
     watch: &W,
     terms: &W::Terms,
-    service: S,
     mut pauses: Pauses,
-    mut heard: impl FnMut(W::Word),
+    mut heard: impl FnMut(Heard<W::Word>),
 ) where
     S: Clone,
     W: Watch<S>,
 {
+    let id = target.endpoint().id().clone();
     let mut failures = 0_u32;
     loop {
         let end = {
-            let mut words = pin!(watch.watch(service.clone(), terms));
+            let mut words = pin!(watch.watch(target.clone(), terms));
             loop {
                 match words.next().await {
                     Some(Ok(word)) => {
                         failures = 0;
-                        heard(word);
+                        heard(Heard::Word(word));
                     }
                     Some(Err(error)) => break Some(error),
                     None => break None,
@@ -114,11 +190,16 @@ pub(crate) async fn keep<S, W>(
                 consume_budget().await;
             }
         };
-        match end {
-            Some(WatchError::Unsupported) => return,
-            Some(error) => debug!(endpoint = %id, %error, "the watch ended"),
-            None => debug!(endpoint = %id, "the watch ended without a word"),
-        }
+        let why = match end {
+            Some(WatchError::Unsupported) => {
+                heard(Heard::Unsupported);
+                return;
+            }
+            Some(error) => error.to_string(),
+            None => "it ended without a word".to_owned(),
+        };
+        debug!(endpoint = %id, error = why, "the watch ended");
+        heard(Heard::Lost(why));
         sleep(pauses.backoff.delay(failures, &mut pauses.rng)).await;
         failures = failures.saturating_add(1);
     }

@@ -11,7 +11,7 @@ use evenkeel::outcome::LoadReport;
 use evenkeel::policy::{
     Candidates, Connects, OrcaWeightedRoundRobin, PickFirst, Picker, Policy, RoundRobin,
 };
-use evenkeel::probe::{Watch, WatchError};
+use evenkeel::probe::{Target, Watch, WatchError};
 use evenkeel::{Balance, ConnectivityState};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
@@ -83,7 +83,8 @@ impl Watch<Stub> for Reports {
     type Word = LoadReport;
     type Stream = BoxStream<'static, Said>;
 
-    fn watch(&self, stub: Stub, every: &Duration) -> Self::Stream {
+    fn watch(&self, target: Target<Stub>, every: &Duration) -> Self::Stream {
+        let stub = target.into_service();
         assert_eq!(*every, EVERY, "as the policy wants it");
         let (words, said) = mpsc::unbounded_channel();
         self.of(stub.name(), |reporter| {
@@ -446,7 +447,7 @@ async fn one_that_panics_takes_nothing_with_it() {
         type Word = LoadReport;
         type Stream = BoxStream<'static, Said>;
 
-        fn watch(&self, _: Stub, _: &Duration) -> Self::Stream {
+        fn watch(&self, _: Target<Stub>, _: &Duration) -> Self::Stream {
             panic!("on purpose");
         }
     }

@@ -17,6 +17,7 @@ mod probes;
 mod chaos;
 mod ejection;
 mod ejection_streams;
+mod health_checks;
 mod load_reports;
 mod mistakes;
 mod outliers;

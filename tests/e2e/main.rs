@@ -13,6 +13,7 @@ mod config;
 mod deadlines;
 mod discovery;
 mod errors;
+mod health_checks;
 mod keep_alive;
 mod metadata;
 mod pick_first;

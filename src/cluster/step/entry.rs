@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::cluster::snapshot::{Detail, EjectionDetail};
 use crate::connection::End;
 use crate::endpoint::{ConnectivityState, Endpoint};
-use crate::health::{Cause, Ejection, OutlierDetection};
+use crate::health::{Cause, Ejection, OutlierDetection, Verdict};
 use crate::math::{Backoff, Rng};
 use crate::policy::{Candidate, Subchannel};
 
@@ -43,7 +43,18 @@ pub(super) enum Phase<S> {
         connection: u64,
         since: Instant,
         service: S,
+        health: Checked,
     },
+}
+
+/// What active checks say of a connection.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Checked {
+    /// Nobody checks.
+    Off,
+    /// Nothing yet.
+    Awaited,
+    Said(Verdict),
 }
 
 impl<S> Phase<S> {
@@ -90,10 +101,33 @@ impl<S: Clone> Entry<S> {
 
     pub(super) fn state(&self) -> ConnectivityState {
         match self.phase {
-            Phase::Ready { .. } => ConnectivityState::Ready,
+            Phase::Ready { .. } if self.usable_connection().is_some() => ConnectivityState::Ready,
             _ if self.failing => ConnectivityState::TransientFailure,
-            Phase::Dialing { .. } => ConnectivityState::Connecting,
+            Phase::Dialing { .. } | Phase::Ready { .. } => ConnectivityState::Connecting,
             Phase::Waiting { .. } => ConnectivityState::Idle,
+        }
+    }
+
+    /// The connection that is up, if no check speaks against it.
+    pub(super) fn usable_connection(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Ready {
+                connection,
+                health: Checked::Off | Checked::Said(Verdict::Serving),
+                ..
+            } => Some(*connection),
+            _ => None,
+        }
+    }
+
+    /// Why it gets no calls though it is connected, if a check says so.
+    pub(super) fn unhealthy(&self) -> Option<&Arc<str>> {
+        match &self.phase {
+            Phase::Ready {
+                health: Checked::Said(Verdict::NotServing(why)),
+                ..
+            } => Some(why),
+            _ => None,
         }
     }
 
@@ -103,7 +137,7 @@ impl<S: Clone> Entry<S> {
             slot,
             self.endpoint.clone(),
             self.subchannel.clone(),
-            self.phase.connection().unwrap_or(0),
+            self.usable_connection().unwrap_or(0),
             self.state(),
         )
     }
@@ -118,11 +152,13 @@ impl<S: Clone> Entry<S> {
 
     /// What a report says beside the candidate, if anything.
     pub(super) fn detail(&self) -> Option<Arc<Detail>> {
-        let told = self.last_error.is_some() || self.ejection.is_some();
+        let unhealthy = self.unhealthy();
+        let told = self.last_error.is_some() || self.ejection.is_some() || unhealthy.is_some();
         told.then(|| {
             Arc::new(Detail {
                 last_error: self.last_error.clone(),
                 ejection: self.ejection.clone(),
+                unhealthy: unhealthy.cloned(),
             })
         })
     }
@@ -168,21 +204,63 @@ impl<S: Clone> Entry<S> {
     }
 
     /// The dial ended well. Returns the connection's end, if that has come too.
-    pub(super) fn ready(&mut self, connection: u64, service: S, now: Instant) -> Option<End> {
+    ///
+    /// `checked`: it gets no calls before its first verdict.
+    pub(super) fn ready(
+        &mut self,
+        connection: u64,
+        service: S,
+        checked: bool,
+        now: Instant,
+    ) -> Option<End> {
+        let health = if checked {
+            Checked::Awaited
+        } else {
+            Checked::Off
+        };
         let phase = Phase::Ready {
             connection,
             since: now,
             service,
+            health,
         };
         let ended = match std::mem::replace(&mut self.phase, phase) {
             Phase::Dialing { ended, .. } => ended,
             _ => None,
         };
+        if !checked {
+            self.take_up(connection);
+        }
+        ended
+    }
+
+    /// After the phase is set: from here on the connection's own end may take it out again.
+    fn take_up(&mut self, connection: u64) {
         self.failing = false;
         self.last_error = None;
-        // After the phase: from here on the connection's own end may take it out again.
         self.subchannel.connected(connection);
-        ended
+    }
+
+    /// A check of its connection said something new.
+    pub(super) fn checked(&mut self, verdict: Verdict) {
+        let Phase::Ready {
+            connection, health, ..
+        } = &mut self.phase
+        else {
+            return;
+        };
+        let connection = *connection;
+        let was = std::mem::replace(health, Checked::Said(verdict.clone()));
+        if was == Checked::Said(verdict.clone()) {
+            return;
+        }
+        match verdict {
+            Verdict::Serving => self.take_up(connection),
+            Verdict::NotServing(_) => {
+                self.failing = true;
+                self.subchannel.disconnected(connection);
+            }
+        }
     }
 
     /// A dial failed, or the service broke. Returns when the next dial is due: gRPC counts the delay

@@ -1,8 +1,8 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 
-use futures::stream;
-use http::StatusCode;
+use futures::{StreamExt, stream};
+use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::Message;
@@ -10,6 +10,8 @@ use tower::service_fn;
 
 use super::*;
 use crate::outcome::interval_of;
+use crate::probe::WatchError;
+use crate::proto::orca_service::OrcaLoadReportRequest;
 
 const EVERY: Duration = Duration::from_secs(3);
 
@@ -55,7 +57,7 @@ async fn heard(
         *response.headers_mut() = headers.clone();
         async move { Ok::<_, Infallible>(response) }
     });
-    let mut words = LoadReports::new().watch(service, &EVERY);
+    let mut words = LoadReports::new().watch(Target::new("a", service), &EVERY);
     let mut heard = Vec::new();
     // Nothing is read after an error.
     while let Some(word) = words.next().await {
@@ -130,7 +132,7 @@ async fn a_service_that_fails_ends_the_stream() {
     let service = service_fn(|_: Request<Body>| async {
         Err::<Response<Body>, _>(std::io::Error::other("on purpose"))
     });
-    let mut words = LoadReports::new().watch(service, &EVERY);
+    let mut words = LoadReports::new().watch(Target::new("a", service), &EVERY);
     let first = words.next().await;
     assert!(
         matches!(first, Some(Err(WatchError::Ended(_)))),
@@ -146,7 +148,10 @@ async fn the_request_is_a_call_of_grpc() {
         *seen.lock().unwrap() = Some(request);
         async { Err::<Response<Body>, _>(std::io::Error::other("on purpose")) }
     });
-    LoadReports::new().watch(service, &EVERY).next().await;
+    LoadReports::new()
+        .watch(Target::new("a", service), &EVERY)
+        .next()
+        .await;
     let request = asked.lock().unwrap().take().expect("it was asked");
     assert_eq!(request.method(), "POST");
     let path = request.uri().path();

@@ -35,8 +35,12 @@ impl Watch<String> for Listen {
     type Word = u32;
     type Stream = futures::stream::BoxStream<'static, Said>;
 
-    fn watch(&self, service: String, terms: &u32) -> Self::Stream {
-        assert_eq!((&*service, *terms), ("service", 7), "what it was given");
+    fn watch(&self, target: Target<String>, terms: &u32) -> Self::Stream {
+        assert_eq!(
+            (&*target.service(), *terms),
+            ("service", 7),
+            "what it was given"
+        );
         self.open.fetch_add(1, Ordering::SeqCst);
         let open = Open(self.open.clone());
         let (words, said) = mpsc::unbounded_channel();
@@ -59,13 +63,17 @@ impl Server {
         };
         let words = heard.clone();
         let task = tokio::spawn(async move {
-            let id = EndpointId::from("a");
+            let target = Target::new("a", "service".to_owned());
             let pauses = Pauses {
                 backoff: Backoff::default().with_jitter(0.0),
                 rng: Rng::new(1),
             };
-            let heard = |word| words.lock().expect("no panic").push(word);
-            keep(&id, &listen, &7, "service".to_owned(), pauses, heard).await;
+            let heard = |heard| {
+                if let Heard::Word(word) = heard {
+                    words.lock().expect("no panic").push(word);
+                }
+            };
+            keep(target, &listen, &7, pauses, heard).await;
         });
         Self {
             streams: begun,
@@ -180,7 +188,7 @@ async fn a_stream_that_never_pauses_lets_others_run() {
         type Terms = ();
         type Word = u8;
         type Stream = futures::stream::BoxStream<'static, Result<u8, WatchError>>;
-        fn watch(&self, (): (), (): &()) -> Self::Stream {
+        fn watch(&self, _: Target<()>, (): &()) -> Self::Stream {
             futures::stream::repeat_with(|| Ok(1)).boxed()
         }
     }
@@ -189,7 +197,7 @@ async fn a_stream_that_never_pauses_lets_others_run() {
             backoff: Backoff::default(),
             rng: Rng::new(1),
         };
-        keep(&EndpointId::from("a"), &Endless, &(), (), pauses, drop).await;
+        keep(Target::new("a", ()), &Endless, &(), pauses, drop).await;
     });
     for _ in 0..10 {
         tokio::task::yield_now().await;

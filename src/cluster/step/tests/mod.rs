@@ -8,6 +8,7 @@ use super::*;
 use crate::math::Backoff;
 use crate::outcome::Outcome;
 
+mod checks;
 mod dialing;
 mod ejection;
 mod invariants;

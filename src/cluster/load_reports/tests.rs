@@ -53,20 +53,22 @@ impl Watch<()> for Old {
     type Word = LoadReport;
     type Stream = BoxStream<'static, Result<LoadReport, WatchError>>;
 
-    fn watch(&self, (): (), _: &Duration) -> Self::Stream {
+    fn watch(&self, _: Target<()>, _: &Duration) -> Self::Stream {
         *self.0.lock().unwrap() += 1;
         stream::iter([Err(WatchError::Unsupported)]).boxed()
     }
 }
 
-fn watches<W>(watch: W) -> Watches<W> {
-    let mut rules = ReportRules::default();
-    rules.out_of_band = Some(EVERY);
+fn reports<W>(watch: W) -> LoadReports<W> {
+    let rules = ReportRules {
+        out_of_band: Some(EVERY),
+        ..ReportRules::default()
+    };
     let settings = Settings {
         measures: Measures::NOTHING.with_reports(rules),
         ..Settings::default()
     };
-    Watches::new(Some(watch), &settings)
+    LoadReports::new(Some(watch), &settings)
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,18 +76,19 @@ async fn of_a_server_that_does_not_report_it_is_warned_once_however_often_it_is_
     let warnings = Warnings::default();
     let _guard = set_default(warnings.clone());
     let old = Old::default();
-    let mut watches = watches(old.clone());
+    let mut reports = reports(old.clone());
     let candidates = Candidates::connected(["a", "b"]);
     for round in 0..3 {
         for candidate in candidates.all().iter() {
             let subchannel = candidate.subchannel();
             let connection = subchannel.connection() + 10;
             subchannel.connected(connection);
-            watches.begin(subchannel.clone(), connection, ());
+            let target = Target::new(candidate.endpoint().clone(), ());
+            reports.begin(target, subchannel.clone(), connection);
             while *old.0.lock().unwrap() < 2 * round + 1 + candidate.slot() {
                 tokio::task::yield_now().await;
             }
-            watches.end(subchannel.key(), connection);
+            reports.end(subchannel.key(), connection);
         }
     }
     tokio::task::yield_now().await;
@@ -93,7 +96,7 @@ async fn of_a_server_that_does_not_report_it_is_warned_once_however_often_it_is_
     let warned = warnings.0.lock().unwrap().clone();
     assert_eq!(warned, ["a", "b"], "once for each endpoint");
     for candidate in candidates.all().iter() {
-        watches.forget(candidate.subchannel().key());
+        reports.forget(candidate.subchannel().key());
     }
-    assert!(watches.watched.is_empty(), "nothing is left of who left");
+    assert!(reports.told.is_empty(), "nothing is left of who left");
 }
