@@ -1,0 +1,75 @@
+//! What holds for all calls together: the throttle and the budget.
+
+use super::*;
+use crate::retry::{BudgetSettings, ThrottleSettings};
+
+#[tokio::test(start_paused = true)]
+async fn the_throttle_stops_retries_while_most_calls_fail() {
+    let script = Scripted::default();
+    let throttled = policy().with_throttle(ThrottleSettings::new(4, 0.8));
+    let mut service = retry(&script, throttled);
+    script.add([UNAVAILABLE, UNAVAILABLE]);
+    assert_eq!(call(&mut service, request()).await.unwrap(), Some(14));
+    assert_eq!(script.attempts(), 2, "3 tokens: again; 2: no more");
+    // The server's refusal of a retry takes a token, too.
+    script.add([Status(14, &[("grpc-retry-pushback-ms", "-1")])]);
+    call(&mut service, request()).await.unwrap();
+    // 1 token; two successes are not enough, three are (3.4).
+    script.add([Answer, Answer]);
+    call(&mut service, request()).await.unwrap();
+    call(&mut service, request()).await.unwrap();
+    script.add([UNAVAILABLE]);
+    call(&mut service, request()).await.unwrap();
+    assert_eq!(script.attempts(), 6, "2.6, less one: no retry");
+    script.add([Answer, Answer]);
+    call(&mut service, request()).await.unwrap();
+    call(&mut service, request()).await.unwrap();
+    script.add([UNAVAILABLE, Answer]);
+    let answer = call(&mut service, request()).await;
+    assert_eq!(answer.unwrap(), None, "3.2, less one: again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_budget_bounds_a_storm() {
+    let budget = BudgetSettings::default().with_min_per_second(1);
+    let script = Scripted::of((0..5_000).map(|_| UNAVAILABLE));
+    let mut service = retry(&script, policy().with_budget(budget));
+    let mut calls = 0;
+    let began = Instant::now();
+    while calls < 1_000 {
+        assert_eq!(call(&mut service, request()).await.unwrap(), Some(14));
+        calls += 1;
+    }
+    let took = began.elapsed();
+    let retries = script.attempts() - calls;
+    // A retry for each five calls, and ten in reserve, over and over: one more each second.
+    let most = calls / 5 + 10 + took.as_secs() as usize;
+    assert!(
+        retries <= most && retries > calls / 10,
+        "{retries} retries for {calls} calls in {took:?}, at most {most}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn services_of_one_layer_share_a_budget() {
+    let script = Scripted::of((0..100).map(|_| UNAVAILABLE));
+    let budget = BudgetSettings::default()
+        .with_min_per_second(0)
+        .with_percent(100);
+    let layer = RetryLayer::new(policy().with_max_attempts(2).with_budget(budget)).unwrap();
+    let mut services = [(); 4].map(|()| layer.layer(script.clone()));
+    for service in &mut services {
+        call(service, request()).await.unwrap();
+    }
+    assert_eq!(script.attempts(), 8, "each call pays for its own retry");
+    script.seen.lock().unwrap().clear();
+    let throttled = BudgetSettings::default()
+        .with_min_per_second(0)
+        .with_percent(50);
+    let layer = RetryLayer::new(policy().with_max_attempts(2).with_budget(throttled)).unwrap();
+    let mut services = [(); 4].map(|()| layer.layer(script.clone()));
+    for service in &mut services {
+        call(service, request()).await.unwrap();
+    }
+    assert_eq!(script.attempts(), 6, "two calls of two services for each");
+}
