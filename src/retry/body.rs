@@ -185,11 +185,11 @@ where
             }
             Some(Ok(frame)) => {
                 let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-                if self.keeping && !self.taken.keep(&frame) {
-                    self.give_up();
-                }
                 if self.keeping {
-                    self.position += 1;
+                    match self.taken.keep(&frame) {
+                        true => self.position = self.taken.frames(),
+                        false => self.give_up(),
+                    }
                 }
                 self.ended = frame.is_trailers() || self.body.is_end_stream();
                 Some(Ok(frame))
@@ -198,7 +198,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended && self.position >= self.taken.len() + usize::from(self.taken.trailers.is_some())
+        self.ended && self.position >= self.taken.frames()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -235,8 +235,14 @@ impl<B> State<B> {
 }
 
 impl Taken {
+    /// Of data.
     fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// The trailers, too.
+    fn frames(&self) -> usize {
+        self.len() + usize::from(self.trailers.is_some())
     }
 
     fn get(&self, index: usize) -> Option<&Bytes> {
@@ -252,6 +258,10 @@ impl Taken {
             self.trailers = frame.trailers_ref().cloned();
             return self.trailers.is_some();
         };
+        // The limit, which is of data, would not bound these. They say nothing that is to be said again.
+        if data.is_empty() {
+            return true;
+        }
         let Some(room) = self.room.checked_sub(data.len()) else {
             return false;
         };

@@ -108,7 +108,8 @@ impl RetryPolicy {
     }
 
     /// How many bytes of a request's body are kept to be sent again; default 256 KiB. A call that has
-    /// sent more is not tried again.
+    /// sent more is not tried again. Data counts; the record of each frame, 32 bytes, comes on top, and
+    /// so do trailers.
     #[must_use]
     pub fn with_buffer_limit_bytes(mut self, bytes: usize) -> Self {
         self.buffer_limit_bytes = bytes;
