@@ -23,7 +23,8 @@ use crate::retry::service::Shared;
 use crate::retry::{ErrorKind, ReadError, RetryBody};
 
 /// gRFC A6: how many attempts were made before this one.
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+pub(super) const PREVIOUS_ATTEMPTS: HeaderName =
+    HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// The response to come; see [`Retry`](crate::retry::Retry). Dropping it cancels the call.
 #[pin_project]

@@ -17,7 +17,7 @@ use crate::cluster::now;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::retry::future::Call;
+use crate::retry::future::{Call, PREVIOUS_ATTEMPTS};
 use crate::retry::{Budget, ByError, ReadError, ResponseFuture, RetryBody, RetryPolicy, Throttle};
 
 /// Puts a [`Retry`] around services. All services of one layer share its budget and its throttle.
@@ -224,7 +224,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // Said of another call, which this one is made for.
+        request.headers_mut().remove(PREVIOUS_ATTEMPTS);
         if request.extensions().get::<NoRetry>().is_some() {
             let attempt = self.inner.call(request.map(RetryBody::once));
             return ResponseFuture::new(attempt, None);

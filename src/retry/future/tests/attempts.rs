@@ -1,6 +1,7 @@
 //! Which failures are tried again, how often and when.
 
 use super::*;
+use crate::call::NoRetry;
 
 #[tokio::test(start_paused = true)]
 async fn a_failed_call_is_tried_again_with_growing_delays() {
@@ -123,4 +124,28 @@ async fn pushback_may_say_no() {
         .await
         .unwrap();
     assert_eq!(script.gaps(), [0], "at once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_caller_says_of_earlier_attempts_is_not_passed_on() {
+    let name = "grpc-previous-rpc-attempts";
+    let forwarded = || {
+        let mut request = request();
+        (request.headers_mut()).insert(name, HeaderValue::from_static("7"));
+        request
+    };
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    let answer = call(&mut retry(&script, policy()), forwarded()).await;
+    assert_eq!(answer.unwrap(), None);
+    assert_eq!(
+        script.header(name),
+        [None, Some("1".to_owned())],
+        "that of another call, which this one was made for"
+    );
+    let script = Scripted::of([Answer]);
+    let mut once = forwarded();
+    once.extensions_mut().insert(NoRetry);
+    let answer = call(&mut retry(&script, policy()), once).await;
+    assert_eq!(answer.unwrap(), None);
+    assert_eq!(script.header(name), [None], "nor where there is no other");
 }
