@@ -45,6 +45,8 @@ struct State<B> {
     keeping: bool,
     /// The body has nothing more.
     ended: bool,
+    /// By an error of its own.
+    failed: bool,
     /// Who waits for the body.
     reader: Option<Waker>,
 }
@@ -78,6 +80,7 @@ impl<B: Body + Unpin> Kept<B> {
     pub(super) fn new(body: B, limit: usize) -> (Self, RetryBody<B>) {
         let shared = Arc::new(Mutex::new(State {
             ended: body.is_end_stream(),
+            failed: false,
             body,
             attempt: 0,
             position: 0,
@@ -126,6 +129,11 @@ impl<B: Body + Unpin> Kept<B> {
     /// Whether another attempt could send all of it.
     pub(super) fn is_whole(&self) -> bool {
         lock(&self.0).is_some_and(|state| state.keeping)
+    }
+
+    /// Whether the caller's body has failed by itself, which is nobody's fault but the caller's.
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.0).is_none_or(|state| state.failed)
     }
 
     /// There will be no other attempt. What this one has still to read stays.
@@ -180,6 +188,7 @@ where
             }
             Some(Err(error)) => {
                 self.ended = true;
+                self.failed = true;
                 self.give_up();
                 Some(Err(error.into()))
             }

@@ -281,6 +281,8 @@ where
                     .retries_code(code)
                     .then(|| self.again_after(asked))?
             }
+            // No more a server's failure than a malformed request is, which A6 does not count.
+            Err(_) if self.body.has_failed() => None,
             Err(error) => {
                 let retried = match self.shared.read.read(error) {
                     ErrorKind::Code(code) => rules.policy.retries_code(code),

@@ -1,5 +1,8 @@
 //! What holds for all calls together: the throttle and the budget.
 
+use http_body::Frame;
+use http_body_util::StreamBody;
+
 use super::*;
 use crate::retry::{BudgetSettings, ThrottleSettings};
 
@@ -72,4 +75,27 @@ async fn services_of_one_layer_share_a_budget() {
         call(service, request()).await.unwrap();
     }
     assert_eq!(script.attempts(), 6, "two calls of two services for each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_fails_by_itself_takes_no_token() {
+    let layer = RetryLayer::new(policy().with_throttle(ThrottleSettings::new(4, 0.1))).unwrap();
+    let broken = futures::stream::iter([
+        Ok(Frame::data(Bytes::from("ping"))),
+        Err(std::io::Error::other("the caller's own")),
+    ]);
+    let service = tower::service_fn(async |request: Request<RetryBody<_>>| {
+        let body = request.into_body().collect().await;
+        let error = body.expect_err("the body is broken");
+        Err::<Response<Empty<Bytes>>, _>(Error::endpoint(error))
+    });
+    let call_of_broken = layer
+        .layer(service)
+        .call(Request::new(StreamBody::new(broken)));
+    let error = call_of_broken.await.expect_err("there is no request");
+    assert!(error.is_endpoint(), "as it was: {error}");
+
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    let answer = call(&mut layer.layer(script), request()).await;
+    assert_eq!(answer.unwrap(), None, "3 of 4 tokens are left: again");
 }
