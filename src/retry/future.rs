@@ -60,6 +60,8 @@ pub(super) struct Call<S, B, E> {
     end: Option<Instant>,
     /// Of the attempt, or of the wait for the next.
     timer: Option<Pin<Box<Sleep>>>,
+    /// No timer could be made. Each try would print tokio's panic again.
+    timeless: bool,
 }
 
 impl<F, S, B, E> ResponseFuture<F, S, B, E> {
@@ -216,6 +218,7 @@ where
             deadline,
             end: deadline,
             timer: None,
+            timeless: false,
         };
         (call, Request::from_parts(head, first))
     }
@@ -245,9 +248,18 @@ where
             return false;
         };
         if self.timer.is_none() {
-            self.timer = self.shared.timer(limit);
+            self.timer = self.new_timer(limit);
         }
         (self.timer.as_mut()).is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+    }
+
+    fn new_timer(&mut self, time: Duration) -> Option<Pin<Box<Sleep>>> {
+        if self.timeless {
+            return None;
+        }
+        let timer = self.shared.timer(time);
+        self.timeless = timer.is_none();
+        timer
     }
 
     /// When to try again after this, if at all. The order of the rules is that of gRFC A6.
@@ -323,7 +335,7 @@ where
         }
         let timer = match delay {
             Duration::ZERO => None,
-            _ => Some(self.shared.timer(delay)?),
+            _ => Some(self.new_timer(delay)?),
         };
         // Last, so that nothing is taken out for a retry that is not made.
         if rules.budget.as_ref().is_some_and(|b| !b.withdraw(now())) {

@@ -151,7 +151,8 @@ impl<S, E> Shared<S, E> {
 ///
 /// # Runtime
 /// A tokio runtime with timers, there when the layer is applied or when the call is polled. Without one
-/// only what needs no wait is tried again.
+/// only what needs no wait is tried again, and attempts have no time limit. That a runtime has no timers
+/// tokio says by a panic, which is caught; its message is printed once for each call that wants one.
 ///
 /// ```
 /// use evenkeel::Balance;

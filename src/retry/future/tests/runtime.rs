@@ -1,5 +1,7 @@
 //! Where there are no timers.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use super::*;
 
 #[test]
@@ -40,4 +42,40 @@ fn with_a_runtime_that_is_gone_what_needs_a_wait_is_not_tried_again() {
     drop(runtime);
     let answer = futures::executor::block_on(without_timers(service));
     assert_eq!(answer.headers()["grpc-status"], "14", "the failure itself");
+}
+
+/// How often this thread panics, caught or not, while `f` runs.
+fn panics(f: impl FnOnce()) -> usize {
+    let me = std::thread::current().id();
+    let count = Arc::new(AtomicUsize::new(0));
+    let before = Arc::new(std::panic::take_hook());
+    let (counter, others) = (count.clone(), before.clone());
+    std::panic::set_hook(Box::new(move |panic| {
+        match std::thread::current().id() == me {
+            true => drop(counter.fetch_add(1, Ordering::Relaxed)),
+            false => others(panic),
+        }
+    }));
+    f();
+    std::panic::set_hook(Box::new(move |panic| before(panic)));
+    count.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_runtime_without_timers_is_asked_for_one_once_a_call() {
+    let script = Scripted::of([Hang]);
+    let runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = { runtime }.build().unwrap();
+    let _context = runtime.enter();
+    let limited = policy().with_attempt_timeout(Duration::from_millis(30));
+    let mut service = retry(&script, limited);
+    let mut cx = Context::from_waker(std::task::Waker::noop());
+    assert!(service.poll_ready(&mut cx).is_ready());
+    let mut call = std::pin::pin!(service.call(request()));
+    let told = panics(|| {
+        for _ in 0..10 {
+            assert!(call.as_mut().poll(&mut cx).is_pending(), "it hangs");
+        }
+    });
+    assert_eq!(told, 1, "tokio says it by a panic, and prints that");
 }
