@@ -100,7 +100,8 @@ impl RetryPolicy {
 
     /// How long one attempt may take to its response head, the wait for an endpoint included; default no
     /// limit but the caller's deadline. One that takes longer is cancelled, counts as its endpoint's
-    /// failure, and is tried again whatever the codes are.
+    /// failure, and is tried again whatever the codes are. The only attempt of a call with
+    /// [`NoRetry`](crate::call::NoRetry) has no limit but the deadline.
     #[must_use]
     pub fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
