@@ -86,12 +86,17 @@ pub(super) enum Call<S: Service<Request<Body>>> {
 }
 
 impl<S: Service<Request<Body>>> Call<S> {
-    /// Ends the call for its deadline; says what it was waiting for if no endpoint had it.
+    /// Ends the call for its deadline. If no endpoint had it, says before what that was, and what the call
+    /// was waiting for.
     pub(super) fn expire(self: Pin<&mut Self>) -> Option<String> {
-        match self.project() {
-            CallProjection::Once(attempt) => attempt.expire(),
-            CallProjection::Retrying(call) => call.as_mut().attempt()?.expire(),
-        }
+        let (waited_for, again) = match self.project() {
+            CallProjection::Once(attempt) => (attempt.expire()?, ""),
+            CallProjection::Retrying(call) => {
+                let again = if call.was_sent() { " again" } else { "" };
+                (call.as_mut().attempt()?.expire()?, again)
+            }
+        };
+        Some(format!("the call was sent{again}: {waited_for}"))
     }
 }
 

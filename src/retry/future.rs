@@ -81,6 +81,12 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
         self
     }
 
+    /// Whether an earlier attempt went to an endpoint.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn was_sent(&self) -> bool {
+        (self.call.as_ref()).is_some_and(|call| call.attempts > 1 && !call.previous.is_empty())
+    }
+
     /// The attempt under way, if there is one.
     #[cfg(feature = "grpc")]
     pub(crate) fn attempt(self: Pin<&mut Self>) -> Option<Pin<&mut F>> {
