@@ -14,7 +14,7 @@ use crate::balance::{self, Balance};
 use crate::error::Error;
 use crate::grpc::channel::Tracking;
 use crate::grpc::status;
-use crate::retry::{self, ErrorKind, ReadError, Retry, RetryBody};
+use crate::retry::{self, ErrorKind, ReadError, ResponseBody, Retry, RetryBody};
 
 /// How a channel makes its calls.
 pub(super) enum Calls<S> {
@@ -112,6 +112,7 @@ where
     S: Service<Request<Body>>,
     Balance<S, Tracking>:
         Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
+    R: http_body::Body,
 {
     /// Both are always ready: a channel's balancer does not wait in `poll_ready`.
     /// `end` is when the caller is answered at the latest.
@@ -132,15 +133,17 @@ where
 impl<S, R> Future for Call<S>
 where
     S: Service<Request<Body>>,
-    Attempt<S>: Future<Output = R>,
-    Retried<S>: Future<Output = R>,
+    Attempt<S>: Future<Output = Result<Response<R>, Error>>,
+    Retried<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
 {
-    type Output = R;
+    type Output = Result<Response<ResponseBody<R>>, Error>;
 
     #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<R> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            CallProjection::Once(attempt) => attempt.poll(cx),
+            CallProjection::Once(attempt) => attempt
+                .poll(cx)
+                .map_ok(|response| response.map(ResponseBody::plain)),
             CallProjection::Retrying(call) => Pin::new(call).poll(cx),
         }
     }

@@ -20,7 +20,7 @@ use crate::error::{BoxError, Error};
 use crate::retry::body::Kept;
 use crate::retry::read::{Pushback, code_of_head, pushback};
 use crate::retry::service::Shared;
-use crate::retry::{ErrorKind, ReadError, RetryBody};
+use crate::retry::{ErrorKind, ReadError, ResponseBody, RetryBody};
 
 /// gRFC A6: how many attempts were made before this one.
 pub(super) const PREVIOUS_ATTEMPTS: HeaderName =
@@ -105,8 +105,9 @@ where
     E: ReadError<S::Error>,
     B: Body + Unpin,
     B::Error: Into<BoxError>,
+    R: Body,
 {
-    type Output = F::Output;
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -117,7 +118,7 @@ where
                     let Some(call) = this.call else {
                         let result = ready!(polled);
                         this.state.set(State::Done);
-                        return Poll::Ready(result);
+                        return Poll::Ready(result.map(|head| head.map(ResponseBody::plain)));
                     };
                     let result = match polled {
                         Poll::Ready(result) => Some(result),
@@ -138,8 +139,10 @@ where
                     let Some(delay) = delay.filter(|_| call.body.take_back().is_some()) else {
                         this.state.set(State::Done);
                         call.body.commit();
+                        let result = result.unwrap_or_else(|| Err(too_late()));
+                        let result = result.map(|response| call.answer(response));
                         *this.call = None;
-                        return Poll::Ready(result.unwrap_or_else(|| Err(too_late())));
+                        return Poll::Ready(result);
                     };
                     call.timer = delay.timer;
                 }
@@ -277,18 +280,14 @@ where
         match result {
             Ok(response) => {
                 let headers = response.headers();
-                let Some(code) = code_of_head(response.status(), headers).filter(|code| *code != 0)
-                else {
-                    if let Some(throttle) = &rules.throttle {
-                        throttle.succeeded();
-                    }
+                let code = code_of_head(response.status(), headers)?;
+                if code == 0 {
+                    rules.succeeded();
                     return None;
-                };
+                }
                 let asked = match pushback(headers) {
                     Some(Pushback::Never) => {
-                        if let Some(throttle) = &rules.throttle {
-                            throttle.failed();
-                        }
+                        rules.failed();
                         return None;
                     }
                     Some(Pushback::After(delay)) => Some(delay),
@@ -310,6 +309,17 @@ where
                 retried.then(|| self.again_after(None))?
             }
         }
+    }
+
+    /// The caller's response. What has begun tells the throttle by its end how the call went.
+    fn answer<R: Body>(&self, response: Response<R>) -> Response<ResponseBody<R>> {
+        let rules = &self.shared.rules;
+        let told = rules.throttle.is_some()
+            && code_of_head(response.status(), response.headers()).is_none();
+        response.map(|body| match told {
+            true => ResponseBody::told(body, rules.clone()),
+            false => ResponseBody::plain(body),
+        })
     }
 
     /// When to try again after a failure that is worth it, if that is allowed. `asked` is the server's

@@ -44,6 +44,7 @@ mod budget;
 mod future;
 mod policy;
 mod read;
+mod response;
 mod service;
 mod throttle;
 
@@ -52,5 +53,6 @@ pub use budget::{Budget, BudgetSettings};
 pub use future::ResponseFuture;
 pub use policy::RetryPolicy;
 pub use read::{ByError, ErrorKind, ReadError};
+pub use response::ResponseBody;
 pub use service::{Retry, RetryLayer};
 pub use throttle::{Throttle, ThrottleSettings};

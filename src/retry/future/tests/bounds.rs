@@ -99,3 +99,37 @@ async fn a_body_that_fails_by_itself_takes_no_token() {
     let answer = call(&mut layer.layer(script), request()).await;
     assert_eq!(answer.unwrap(), None, "3 of 4 tokens are left: again");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_begun_response_pays_the_throttle_by_its_end() {
+    let layer = RetryLayer::new(policy().with_throttle(ThrottleSettings::new(4, 1.0))).unwrap();
+    let status = Arc::new(Mutex::new("14"));
+    let said = status.clone();
+    let service = tower::service_fn(move |_: Request<RetryBody<Full<Bytes>>>| {
+        let mut trailers = http::HeaderMap::new();
+        trailers.insert(
+            "grpc-status",
+            HeaderValue::from_static(*said.lock().unwrap()),
+        );
+        let data = Frame::data(Bytes::from("pong"));
+        let frames = [data, Frame::trailers(trailers)].map(Ok::<_, std::io::Error>);
+        let body = StreamBody::new(futures::stream::iter(frames));
+        std::future::ready(Ok::<_, Error>(Response::new(body)))
+    });
+    let mut streams = layer.layer(service);
+    let mut stream = async || {
+        let response = streams.call(request()).await.expect("it begins");
+        let body = response.into_body().collect().await;
+        assert!(body.unwrap().trailers().is_some(), "as it came");
+    };
+    stream().await;
+    let script = Scripted::of([UNAVAILABLE]);
+    let answer = call(&mut layer.layer(script), request()).await;
+    assert_eq!(answer.unwrap(), Some(14), "3 tokens, less one: no retry");
+    *status.lock().unwrap() = "0";
+    stream().await;
+    stream().await;
+    let script = Scripted::of([UNAVAILABLE, Answer]);
+    let answer = call(&mut layer.layer(script), request()).await;
+    assert_eq!(answer.unwrap(), None, "4, less one: again");
+}

@@ -18,7 +18,7 @@ fn outside_of_a_runtime_what_needs_a_wait_is_not_tried_again() {
 }
 
 /// The answer of a service that fails, in whatever runtime is here.
-async fn without_timers(mut service: Retry<Scripted>) -> Response<Empty<Bytes>> {
+async fn without_timers(mut service: Retry<Scripted>) -> Response<ResponseBody<Empty<Bytes>>> {
     std::future::poll_fn(|cx| service.poll_ready(cx))
         .await
         .unwrap();
