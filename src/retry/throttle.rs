@@ -53,7 +53,9 @@ fn thousandths(ratio: f64) -> u32 {
 /// What counts, where [`Retry`](crate::retry::Retry) keeps it: each attempt that fails in a way that the
 /// policy tries again, and each one whose server asks for no retry; each call whose status is OK at its
 /// end, in the trailers if the response had begun. Other statuses, and calls that the caller gives up or
-/// whose deadline passes, count for neither. Decimals beyond three places are not counted, as A6 has it.
+/// whose deadline passes, count for neither.
+///
+/// Decimals beyond three places are not counted, as A6 has it.
 ///
 /// One atomic: a success on a full bucket only reads it.
 ///
