@@ -239,13 +239,14 @@ where
         head.extensions.insert(self.previous.clone());
         head.headers
             .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(self.attempts));
+        let now = Instant::now();
         // The wait took longer than it should have. An endpoint would be blamed for no answer.
-        if self.end.is_some_and(|end| end <= Instant::now()) {
+        if self.end.is_some_and(|end| end <= now) {
             return Err(past_deadline());
         }
+        // The same moment, since gRPC's timeouts are never zero.
         if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            set_grpc_timeout(&mut head.headers, left);
+            set_grpc_timeout(&mut head.headers, deadline.saturating_duration_since(now));
         }
         self.attempts += 1;
         Ok(Request::from_parts(head, body))
