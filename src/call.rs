@@ -34,6 +34,11 @@ pub struct WaitForReady(pub bool);
 
 /// Request extension: a failed call is not tried again, whatever the retry policy says. For calls that
 /// must not reach a server twice.
+///
+/// Nothing else of the policy holds for such a call: not its
+/// [time limit for an attempt](crate::retry::RetryPolicy::with_attempt_timeout) either, and it counts for
+/// neither the budget nor the throttle. A request that the server surely did not process still goes to
+/// another endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRetry;
 

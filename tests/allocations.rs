@@ -9,9 +9,11 @@ use std::time::Duration;
 
 use allocation_counter::measure;
 use bytes::Bytes;
+use evenkeel::balance::Http;
 use evenkeel::call::RequestInfo;
 use evenkeel::connection::Discovered;
 use evenkeel::math::Rng;
+use evenkeel::outcome::ByStatusCode;
 use evenkeel::policy::{
     BoundedLoad, Candidates, Connects, HashSource, IpHash, LeastRequest, Maglev,
     OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, PickFirst, Policy, Prequal, Random,
@@ -21,6 +23,7 @@ use evenkeel::probe::{Answer, probe_fn};
 use evenkeel::retry::{RetryLayer, RetryPolicy};
 use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
+use tower::util::ServiceFn;
 use tower::{Layer, Service, service_fn};
 
 const CALLS: u64 = 1_000;
@@ -244,20 +247,33 @@ async fn a_call_that_fails_allocates_no_more_than_its_error() {
     );
 }
 
-#[tokio::test]
-async fn following_an_http_body_to_its_end_allocates_nothing() {
-    let service = |request: http::Request<Full<Bytes>>| {
-        let response = http::Response::new(request.into_body());
-        ready(Ok::<_, Infallible>(response))
-    };
+/// Endpoints that all answer as `service` does.
+async fn over_http<F, B>(service: F) -> Balance<ServiceFn<F>, Http<ByStatusCode>>
+where
+    F: Fn(http::Request<B>) -> Ready<Result<http::Response<Full<Bytes>>, Infallible>>
+        + Copy
+        + Send
+        + Sync
+        + 'static,
+{
     let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
-    let mut balance = Balance::builder()
+    let balance = Balance::builder()
         .services(services)
         .http()
         .seed(1)
         .build()
         .unwrap();
     all_ready(&balance).await;
+    balance
+}
+
+#[tokio::test]
+async fn following_an_http_body_to_its_end_allocates_nothing() {
+    let service = |request: http::Request<Full<Bytes>>| {
+        let response = http::Response::new(request.into_body());
+        ready(Ok::<_, Infallible>(response))
+    };
+    let mut balance = over_http(service).await;
 
     let count = allocations(|_| {
         let request = http::Request::new(Full::new(Bytes::from_static(b"ping")));
@@ -281,16 +297,8 @@ async fn a_call_that_needs_no_retry_allocates_no_more_than_what_is_kept_for_one(
         let response = http::Response::new(Full::new(frame.into_data().unwrap()));
         ready(Ok::<_, Infallible>(response))
     };
-    let services = (0..ENDPOINTS).map(|i| (format!("e{i}"), service_fn(service)));
-    let balance = Balance::builder()
-        .services(services)
-        .http()
-        .seed(1)
-        .build()
-        .unwrap();
-    all_ready(&balance).await;
     let layer = RetryLayer::new(RetryPolicy::default()).unwrap();
-    let mut retry = layer.layer(balance);
+    let mut retry = layer.layer(over_http(service).await);
 
     let request = |extensions: &http::Extensions| {
         let mut request = http::Request::new(Full::new(Bytes::from_static(b"ping")));

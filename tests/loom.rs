@@ -390,6 +390,25 @@ fn the_retry_budget_is_not_overdrawn() {
 }
 
 #[test]
+fn the_retry_budget_refuses_none_that_there_is_room_for() {
+    loom::model(|| {
+        let budget = budget(3);
+        let at = |millis: u64| Moment::from_origin(Duration::from_millis(5_000 + millis));
+        // The mark of the later window is ahead of a count that was read before.
+        let other = {
+            let budget = budget.clone();
+            thread::spawn(move || budget.withdraw(at(100)))
+        };
+        let mine = [budget.withdraw(at(0)), budget.withdraw(at(100))];
+        let theirs = other.join().unwrap();
+        assert!(
+            theirs && mine == [true; 2],
+            "room for three, and three asked: {mine:?}, {theirs}"
+        );
+    });
+}
+
+#[test]
 fn calls_at_once_are_all_counted_by_the_budget() {
     loom::model(|| {
         let settings = BudgetSettings::default()

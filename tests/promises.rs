@@ -320,8 +320,9 @@ fn what_servers_add_can_be_shared_and_stored() {
 #[test]
 fn retries_are_shared_stored_and_spawned() {
     use evenkeel::retry::{
-        Budget, BudgetSettings, ByError, ErrorKind, ReadError, ResponseFuture as Retried, Retry,
-        RetryBody, RetryLayer, RetryPolicy, Throttle, ThrottleSettings,
+        Budget, BudgetSettings, ByError, ErrorKind, ReadError, ResponseBody,
+        ResponseFuture as Retried, Retry, RetryBody, RetryLayer, RetryPolicy, Throttle,
+        ThrottleSettings,
     };
     ordinary::<RetryPolicy>();
     copy::<RetryPolicy>();
@@ -334,6 +335,7 @@ fn retries_are_shared_stored_and_spawned() {
     ordinary::<Retry<PlainBalance>>();
     clone::<Retry<PlainBalance>>();
     ordinary::<RetryBody<Full<Bytes>>>();
+    ordinary::<ResponseBody<Full<Bytes>>>();
     ordinary::<Retried<Ready<()>, PlainBalance, Full<Bytes>, ByError>>();
     // Bodies that are Send only, as tonic's, are enough.
     type SendOnly = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;

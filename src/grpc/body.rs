@@ -15,22 +15,22 @@ use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::http2::AttemptError;
 use crate::grpc::status;
 use crate::outcome::Outcome;
+use crate::retry;
+
+type Inner<B> = retry::ResponseBody<TrackedBody<B, ByGrpcStatus, AttemptError>>;
 
 /// The body of a [`Channel`](crate::grpc::Channel)'s response: its errors are statuses, the caller's
 /// deadline holds to its end, and the endpoint counts as busy until then.
 #[pin_project]
 pub struct ResponseBody<B> {
     #[pin]
-    inner: TrackedBody<B, ByGrpcStatus, AttemptError>,
+    inner: Inner<B>,
     deadline: Option<Pin<Box<Sleep>>>,
     expired: bool,
 }
 
 impl<B> ResponseBody<B> {
-    pub(super) fn new(
-        inner: TrackedBody<B, ByGrpcStatus, AttemptError>,
-        deadline: Option<Pin<Box<Sleep>>>,
-    ) -> Self {
+    pub(super) fn new(inner: Inner<B>, deadline: Option<Pin<Box<Sleep>>>) -> Self {
         Self {
             inner,
             deadline,
@@ -72,7 +72,7 @@ where
         let Some(outcome) = outcome else {
             return polled.map(|frame| frame.map(|frame| frame.map_err(status::from_body_error)));
         };
-        this.inner.expire(outcome);
+        this.inner.inner().expire(outcome);
         *this.expired = true;
         Poll::Ready(Some(Err(status::deadline_exceeded(None))))
     }

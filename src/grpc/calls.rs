@@ -4,25 +4,22 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
 use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Instant;
 use tonic::body::Body;
 use tower_service::Service;
 
-use crate::balance::{self, Balance, TrackedBody};
+use crate::balance::{self, Balance};
 use crate::error::Error;
 use crate::grpc::channel::Tracking;
-use crate::grpc::classify::ByGrpcStatus;
-use crate::grpc::http2::AttemptError;
 use crate::grpc::status;
-use crate::retry::{self, ErrorKind, ReadError, Retry, RetryBody};
+use crate::retry::{self, ErrorKind, ReadError, ResponseBody, Retry, RetryBody};
 
 /// How a channel makes its calls.
 pub(super) enum Calls<S> {
     Once(Balance<S, Tracking>),
-    Retrying(Retry<Attempts<S>, ByAttempt>),
+    Retrying(Retry<Attempts<Balance<S, Tracking>>, ByAttempt>),
 }
 
 impl<S> Calls<S> {
@@ -43,14 +40,9 @@ impl<S> Clone for Calls<S> {
     }
 }
 
-/// One attempt: the balancer, with tonic's type of body around the one that is kept.
-pub(super) struct Attempts<S>(pub(super) Balance<S, Tracking>);
-
-impl<S> Clone for Attempts<S> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
+/// What makes the attempts, with tonic's type of body around the one that is kept.
+#[derive(Clone)]
+pub(super) struct Attempts<T>(pub(super) T);
 
 /// Reads why an attempt got no response.
 #[derive(Clone, Copy)]
@@ -68,11 +60,11 @@ impl ReadError<Error> for ByAttempt {
     }
 }
 
-type Responses<B> = Response<TrackedBody<B, ByGrpcStatus, AttemptError>>;
 type Attempt<S> = balance::ResponseFuture<S, Request<Body>, Tracking>;
 
 // Boxed, so that channels without retries do not move its size about.
-type Retried<S> = Pin<Box<retry::ResponseFuture<Attempt<S>, Attempts<S>, Body, ByAttempt>>>;
+type Retried<S> =
+    Pin<Box<retry::ResponseFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
 
 /// A response to come, by either way.
 #[pin_project(project = CallProjection)]
@@ -86,48 +78,41 @@ pub(super) enum Call<S: Service<Request<Body>>> {
 }
 
 impl<S: Service<Request<Body>>> Call<S> {
-    /// Ends the call for its deadline; says what it was waiting for if no endpoint had it.
+    /// Ends the call for its deadline. If no endpoint had it, says before what that was, and what the call
+    /// was waiting for.
     pub(super) fn expire(self: Pin<&mut Self>) -> Option<String> {
-        match self.project() {
-            CallProjection::Once(attempt) => attempt.expire(),
-            CallProjection::Retrying(call) => call.as_mut().attempt()?.expire(),
-        }
+        let (waited_for, again) = match self.project() {
+            CallProjection::Once(attempt) => (attempt.expire()?, ""),
+            CallProjection::Retrying(call) => {
+                let again = if call.was_sent() { " again" } else { "" };
+                (call.as_mut().attempt()?.expire()?, again)
+            }
+        };
+        Some(format!("the call was sent{again}: {waited_for}"))
     }
 }
 
-impl<S, B> Service<Request<RetryBody<Body>>> for Attempts<S>
-where
-    S: Service<Request<Body>, Response = Response<B>, Error = AttemptError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
-{
-    type Response = Responses<B>;
-    type Error = Error;
-    type Future = Attempt<S>;
+impl<T: Service<Request<Body>>> Service<Request<RetryBody<Body>>> for Attempts<T> {
+    type Response = T::Response;
+    type Error = T::Error;
+    type Future = T::Future;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Error>> {
-        Service::<Request<Body>>::poll_ready(&mut self.0, cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), T::Error>> {
+        self.0.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<RetryBody<Body>>) -> Attempt<S> {
+    fn call(&mut self, request: Request<RetryBody<Body>>) -> T::Future {
         self.0
             .call(request.map(|body| body.into_once().unwrap_or_else(Body::new)))
     }
 }
 
-impl<S, B> Calls<S>
+impl<S, R> Calls<S>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = AttemptError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
+    S: Service<Request<Body>>,
+    Balance<S, Tracking>:
+        Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
+    R: http_body::Body,
 {
     /// Both are always ready: a channel's balancer does not wait in `poll_ready`.
     /// `end` is when the caller is answered at the latest.
@@ -145,23 +130,21 @@ where
     }
 }
 
-impl<S, B> Future for Call<S>
+impl<S, R> Future for Call<S>
 where
-    S: Service<Request<Body>, Response = Response<B>, Error = AttemptError>
-        + Clone
-        + Send
-        + Sync
-        + 'static,
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: std::error::Error + Send + Sync + 'static,
+    S: Service<Request<Body>>,
+    Attempt<S>: Future<Output = Result<Response<R>, Error>>,
+    Retried<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
 {
-    type Output = Result<Responses<B>, Error>;
+    type Output = Result<Response<ResponseBody<R>>, Error>;
 
     #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            CallProjection::Once(attempt) => attempt.poll(cx),
-            CallProjection::Retrying(call) => call.as_mut().poll(cx),
+            CallProjection::Once(attempt) => attempt
+                .poll(cx)
+                .map_ok(|response| response.map(ResponseBody::plain)),
+            CallProjection::Retrying(call) => Pin::new(call).poll(cx),
         }
     }
 }

@@ -232,9 +232,9 @@ where
         if let Some(head) = this.head
             && head.as_mut().poll(cx).is_ready()
         {
-            let waited_for = this.inner.expire();
+            let before = this.inner.expire();
             *this.head = None;
-            return Poll::Ready(Err(status::deadline_exceeded(waited_for)));
+            return Poll::Ready(Err(status::deadline_exceeded(before)));
         }
         Poll::Pending
     }

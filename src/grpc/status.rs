@@ -47,11 +47,11 @@ pub(super) fn from_body_error<E: StdError + Send + Sync + 'static>(error: E) -> 
     with_source(code, message, error)
 }
 
-/// The status for a deadline that has passed.
+/// The status for a deadline that has passed, maybe before something came to pass.
 #[cold]
-pub(super) fn deadline_exceeded(waited_for: Option<String>) -> Status {
-    Status::deadline_exceeded(match waited_for {
-        Some(waited_for) => format!("the deadline passed before the call was sent: {waited_for}"),
+pub(super) fn deadline_exceeded(before: Option<String>) -> Status {
+    Status::deadline_exceeded(match before {
+        Some(before) => format!("the deadline passed before {before}"),
         None => "the deadline passed".to_owned(),
     })
 }

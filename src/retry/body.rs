@@ -45,6 +45,8 @@ struct State<B> {
     keeping: bool,
     /// The body has nothing more.
     ended: bool,
+    /// By an error of its own.
+    failed: bool,
     /// Who waits for the body.
     reader: Option<Waker>,
 }
@@ -78,6 +80,7 @@ impl<B: Body + Unpin> Kept<B> {
     pub(super) fn new(body: B, limit: usize) -> (Self, RetryBody<B>) {
         let shared = Arc::new(Mutex::new(State {
             ended: body.is_end_stream(),
+            failed: false,
             body,
             attempt: 0,
             position: 0,
@@ -126,6 +129,11 @@ impl<B: Body + Unpin> Kept<B> {
     /// Whether another attempt could send all of it.
     pub(super) fn is_whole(&self) -> bool {
         lock(&self.0).is_some_and(|state| state.keeping)
+    }
+
+    /// Whether the caller's body has failed by itself, which is nobody's fault but the caller's.
+    pub(super) fn has_failed(&self) -> bool {
+        lock(&self.0).is_none_or(|state| state.failed)
     }
 
     /// There will be no other attempt. What this one has still to read stays.
@@ -180,16 +188,17 @@ where
             }
             Some(Err(error)) => {
                 self.ended = true;
+                self.failed = true;
                 self.give_up();
                 Some(Err(error.into()))
             }
             Some(Ok(frame)) => {
                 let frame = frame.map_data(|mut data| data.copy_to_bytes(data.remaining()));
-                if self.keeping && !self.taken.keep(&frame) {
-                    self.give_up();
-                }
                 if self.keeping {
-                    self.position += 1;
+                    match self.taken.keep(&frame) {
+                        true => self.position = self.taken.frames(),
+                        false => self.give_up(),
+                    }
                 }
                 self.ended = frame.is_trailers() || self.body.is_end_stream();
                 Some(Ok(frame))
@@ -198,7 +207,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended && self.position >= self.taken.len() + usize::from(self.taken.trailers.is_some())
+        self.ended && self.position >= self.taken.frames()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -235,8 +244,14 @@ impl<B> State<B> {
 }
 
 impl Taken {
+    /// Of data.
     fn len(&self) -> usize {
         usize::from(self.first.is_some()) + self.more.len()
+    }
+
+    /// The trailers, too.
+    fn frames(&self) -> usize {
+        self.len() + usize::from(self.trailers.is_some())
     }
 
     fn get(&self, index: usize) -> Option<&Bytes> {
@@ -252,6 +267,10 @@ impl Taken {
             self.trailers = frame.trailers_ref().cloned();
             return self.trailers.is_some();
         };
+        // The limit, which is of data, would not bound these. They say nothing that is to be said again.
+        if data.is_empty() {
+            return true;
+        }
         let Some(room) = self.room.checked_sub(data.len()) else {
             return false;
         };

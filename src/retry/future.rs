@@ -20,10 +20,11 @@ use crate::error::{BoxError, Error};
 use crate::retry::body::Kept;
 use crate::retry::read::{Pushback, code_of_head, pushback};
 use crate::retry::service::Shared;
-use crate::retry::{ErrorKind, ReadError, RetryBody};
+use crate::retry::{ErrorKind, ReadError, ResponseBody, RetryBody};
 
 /// gRFC A6: how many attempts were made before this one.
-const PREVIOUS_ATTEMPTS: HeaderName = HeaderName::from_static("grpc-previous-rpc-attempts");
+pub(super) const PREVIOUS_ATTEMPTS: HeaderName =
+    HeaderName::from_static("grpc-previous-rpc-attempts");
 
 /// The response to come; see [`Retry`](crate::retry::Retry). Dropping it cancels the call.
 #[pin_project]
@@ -59,6 +60,8 @@ pub(super) struct Call<S, B, E> {
     end: Option<Instant>,
     /// Of the attempt, or of the wait for the next.
     timer: Option<Pin<Box<Sleep>>>,
+    /// No timer could be made. Each try would print tokio's panic again.
+    timeless: bool,
 }
 
 impl<F, S, B, E> ResponseFuture<F, S, B, E> {
@@ -76,6 +79,12 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
             call.end = Some(end);
         }
         self
+    }
+
+    /// Whether an earlier attempt went to an endpoint.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn was_sent(&self) -> bool {
+        (self.call.as_ref()).is_some_and(|call| call.attempts > 1 && !call.previous.is_empty())
     }
 
     /// The attempt under way, if there is one.
@@ -96,8 +105,9 @@ where
     E: ReadError<S::Error>,
     B: Body + Unpin,
     B::Error: Into<BoxError>,
+    R: Body,
 {
-    type Output = F::Output;
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let mut this = self.project();
@@ -108,7 +118,7 @@ where
                     let Some(call) = this.call else {
                         let result = ready!(polled);
                         this.state.set(State::Done);
-                        return Poll::Ready(result);
+                        return Poll::Ready(result.map(|head| head.map(ResponseBody::plain)));
                     };
                     let result = match polled {
                         Poll::Ready(result) => Some(result),
@@ -129,8 +139,10 @@ where
                     let Some(delay) = delay.filter(|_| call.body.take_back().is_some()) else {
                         this.state.set(State::Done);
                         call.body.commit();
+                        let result = result.unwrap_or_else(|| Err(too_late()));
+                        let result = result.map(|response| call.answer(response));
                         *this.call = None;
-                        return Poll::Ready(result.unwrap_or_else(|| Err(too_late())));
+                        return Poll::Ready(result);
                     };
                     call.timer = delay.timer;
                 }
@@ -215,6 +227,7 @@ where
             deadline,
             end: deadline,
             timer: None,
+            timeless: false,
         };
         (call, Request::from_parts(head, first))
     }
@@ -226,13 +239,14 @@ where
         head.extensions.insert(self.previous.clone());
         head.headers
             .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(self.attempts));
+        let now = Instant::now();
         // The wait took longer than it should have. An endpoint would be blamed for no answer.
-        if self.end.is_some_and(|end| end <= Instant::now()) {
+        if self.end.is_some_and(|end| end <= now) {
             return Err(past_deadline());
         }
+        // The same moment, since gRPC's timeouts are never zero.
         if let Some(deadline) = self.deadline {
-            let left = deadline.saturating_duration_since(Instant::now());
-            set_grpc_timeout(&mut head.headers, left);
+            set_grpc_timeout(&mut head.headers, deadline.saturating_duration_since(now));
         }
         self.attempts += 1;
         Ok(Request::from_parts(head, body))
@@ -244,9 +258,18 @@ where
             return false;
         };
         if self.timer.is_none() {
-            self.timer = self.shared.timer(limit);
+            self.timer = self.new_timer(limit);
         }
         (self.timer.as_mut()).is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+    }
+
+    fn new_timer(&mut self, time: Duration) -> Option<Pin<Box<Sleep>>> {
+        if self.timeless {
+            return None;
+        }
+        let timer = self.shared.timer(time);
+        self.timeless = timer.is_none();
+        timer
     }
 
     /// When to try again after this, if at all. The order of the rules is that of gRFC A6.
@@ -258,18 +281,14 @@ where
         match result {
             Ok(response) => {
                 let headers = response.headers();
-                let Some(code) = code_of_head(response.status(), headers).filter(|code| *code != 0)
-                else {
-                    if let Some(throttle) = &rules.throttle {
-                        throttle.succeeded();
-                    }
+                let code = code_of_head(response.status(), headers)?;
+                if code == 0 {
+                    rules.succeeded();
                     return None;
-                };
+                }
                 let asked = match pushback(headers) {
                     Some(Pushback::Never) => {
-                        if let Some(throttle) = &rules.throttle {
-                            throttle.failed();
-                        }
+                        rules.failed();
                         return None;
                     }
                     Some(Pushback::After(delay)) => Some(delay),
@@ -280,6 +299,8 @@ where
                     .retries_code(code)
                     .then(|| self.again_after(asked))?
             }
+            // No more a server's failure than a malformed request is, which A6 does not count.
+            Err(_) if self.body.has_failed() => None,
             Err(error) => {
                 let retried = match self.shared.read.read(error) {
                     ErrorKind::Code(code) => rules.policy.retries_code(code),
@@ -289,6 +310,17 @@ where
                 retried.then(|| self.again_after(None))?
             }
         }
+    }
+
+    /// The caller's response. What has begun tells the throttle by its end how the call went.
+    fn answer<R: Body>(&self, response: Response<R>) -> Response<ResponseBody<R>> {
+        let rules = &self.shared.rules;
+        let told = rules.throttle.is_some()
+            && code_of_head(response.status(), response.headers()).is_none();
+        response.map(|body| match told {
+            true => ResponseBody::told(body, rules.clone()),
+            false => ResponseBody::plain(body),
+        })
     }
 
     /// When to try again after a failure that is worth it, if that is allowed. `asked` is the server's
@@ -320,7 +352,7 @@ where
         }
         let timer = match delay {
             Duration::ZERO => None,
-            _ => Some(self.shared.timer(delay)?),
+            _ => Some(self.new_timer(delay)?),
         };
         // Last, so that nothing is taken out for a retry that is not made.
         if rules.budget.as_ref().is_some_and(|b| !b.withdraw(now())) {

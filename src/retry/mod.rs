@@ -31,8 +31,8 @@
 //! streams on as it comes, and is kept until the response's head, up to
 //! [256 KiB](RetryPolicy::with_buffer_limit_bytes). A call that has sent more is not tried again. Each
 //! later attempt says in `grpc-previous-rpc-attempts` how many were before it, and in `grpc-timeout`
-//! what is left of the caller's time. The extension [`NoRetry`](crate::call::NoRetry) on a request keeps
-//! it to one attempt.
+//! what is left of the caller's time; what the caller itself says in the first of these is taken out. The
+//! extension [`NoRetry`](crate::call::NoRetry) on a request keeps it to one attempt.
 //!
 //! # Who is to blame
 //! Every attempt counts for or against its endpoint by itself, so that one that fails is ejected though
@@ -44,6 +44,7 @@ mod budget;
 mod future;
 mod policy;
 mod read;
+mod response;
 mod service;
 mod throttle;
 
@@ -52,5 +53,6 @@ pub use budget::{Budget, BudgetSettings};
 pub use future::ResponseFuture;
 pub use policy::RetryPolicy;
 pub use read::{ByError, ErrorKind, ReadError};
+pub use response::ResponseBody;
 pub use service::{Retry, RetryLayer};
 pub use throttle::{Throttle, ThrottleSettings};

@@ -100,7 +100,8 @@ impl RetryPolicy {
 
     /// How long one attempt may take to its response head, the wait for an endpoint included; default no
     /// limit but the caller's deadline. One that takes longer is cancelled, counts as its endpoint's
-    /// failure, and is tried again whatever the codes are.
+    /// failure, and is tried again whatever the codes are. The only attempt of a call with
+    /// [`NoRetry`](crate::call::NoRetry) has no limit but the deadline.
     #[must_use]
     pub fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = Some(timeout);
@@ -108,7 +109,8 @@ impl RetryPolicy {
     }
 
     /// How many bytes of a request's body are kept to be sent again; default 256 KiB. A call that has
-    /// sent more is not tried again.
+    /// sent more is not tried again. Data counts; the record of each frame, 32 bytes, comes on top, and
+    /// so do trailers.
     #[must_use]
     pub fn with_buffer_limit_bytes(mut self, bytes: usize) -> Self {
         self.buffer_limit_bytes = bytes;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response, StatusCode};
 use http_body::Body;
 use tokio::runtime::Handle as Runtime;
 use tokio::time::Sleep;
@@ -17,8 +17,11 @@ use crate::cluster::now;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::retry::future::Call;
-use crate::retry::{Budget, ByError, ReadError, ResponseFuture, RetryBody, RetryPolicy, Throttle};
+use crate::retry::future::{Call, PREVIOUS_ATTEMPTS};
+use crate::retry::read::{Pushback, code_of_head, pushback};
+use crate::retry::{
+    Budget, ByError, ReadError, ResponseBody, ResponseFuture, RetryBody, RetryPolicy, Throttle,
+};
 
 /// Puts a [`Retry`] around services. All services of one layer share its budget and its throttle.
 #[derive(Debug, Clone)]
@@ -78,7 +81,7 @@ pub(super) struct Rules {
 }
 
 impl Rules {
-    fn new(policy: RetryPolicy) -> Result<Self, Error> {
+    pub(super) fn new(policy: RetryPolicy) -> Result<Self, Error> {
         policy.validate()?;
         Ok(Self {
             policy,
@@ -87,6 +90,38 @@ impl Rules {
             seed: policy.seed.unwrap_or_else(|| fastrand::u64(..)),
             streams: AtomicU64::new(0),
         })
+    }
+
+    /// A call has succeeded.
+    pub(super) fn succeeded(&self) {
+        if let Some(throttle) = &self.throttle {
+            throttle.succeeded();
+        }
+    }
+
+    /// A call has failed, and is not tried again whatever the throttle says.
+    pub(super) fn failed(&self) {
+        if let Some(throttle) = &self.throttle {
+            throttle.failed();
+        }
+    }
+
+    /// A response that had begun has ended, with these trailers if it had any.
+    pub(super) fn ended(&self, trailers: Option<&HeaderMap>) {
+        let code = trailers.and_then(|trailers| code_of_head(StatusCode::OK, trailers));
+        match code {
+            None | Some(0) => self.succeeded(),
+            _ if trailers.and_then(pushback) == Some(Pushback::Never) => self.failed(),
+            Some(code) if self.policy.retries_code(code) => self.failed(),
+            Some(_) => {}
+        }
+    }
+
+    /// A response that had begun has ended with an error.
+    pub(super) fn broke(&self) {
+        if self.policy.transport_errors {
+            self.failed();
+        }
     }
 
     /// A generator for one delay: made only where it is needed, so that a first attempt does not pay.
@@ -126,8 +161,9 @@ impl<S, E> Shared<S, E> {
 /// Tries failed calls again; see the [module](crate::retry) for the rules. Made by [`RetryLayer`].
 ///
 /// `S` takes requests with a [`RetryBody`], and its errors can be made of an [`Error`], as those of
-/// [`Balance`](crate::Balance) and any boxed error can. The response passes through as it is. A request's
-/// body is read as the service asks for it, and kept on the side.
+/// [`Balance`](crate::Balance) and any boxed error can. The response passes through as it is, with a
+/// [`ResponseBody`] around its body, by which a throttle hears of the call's end. A request's body is read
+/// as the service asks for it, and kept on the side.
 ///
 /// # Deadlines
 /// The caller's `grpc-timeout` is read once: no wait begins that would end after it, no attempt but
@@ -151,7 +187,8 @@ impl<S, E> Shared<S, E> {
 ///
 /// # Runtime
 /// A tokio runtime with timers, there when the layer is applied or when the call is polled. Without one
-/// only what needs no wait is tried again.
+/// only what needs no wait is tried again, and attempts have no time limit. That a runtime has no timers
+/// tokio says by a panic, which is caught; its message is printed once for each call that wants one.
 ///
 /// ```
 /// use evenkeel::Balance;
@@ -215,8 +252,9 @@ where
     E: ReadError<S::Error>,
     B: Body + Unpin,
     B::Error: Into<BoxError>,
+    R: Body,
 {
-    type Response = Response<R>;
+    type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
     type Future = ResponseFuture<S::Future, S, B, E>;
 
@@ -224,7 +262,9 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        // Said of another call, which this one is made for.
+        request.headers_mut().remove(PREVIOUS_ATTEMPTS);
         if request.extensions().get::<NoRetry>().is_some() {
             let attempt = self.inner.call(request.map(RetryBody::once));
             return ResponseFuture::new(attempt, None);

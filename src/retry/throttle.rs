@@ -35,11 +35,27 @@ impl ThrottleSettings {
     }
 }
 
+/// Without what is beyond three places: A6 has 0.5466 be 0.546.
+fn thousandths(ratio: f64) -> u32 {
+    // The float may be a little less than the decimal that it was written as, and the product than the
+    // float's: by half an epsilon each.
+    let thousandths = ratio * f64::from(THOUSANDTHS) * (1.0 + 2.0 * f64::EPSILON);
+    // Saturates; more than fills the bucket is as good as what fills it.
+    thousandths as u32
+}
+
 /// gRPC's retry throttle (gRFC A6): a bucket of tokens for all calls of a channel.
 ///
 /// A failure takes one token, a success gives back `token_ratio` of one, and while half of the tokens
 /// or fewer are left, nothing is tried again. So retries stop as soon as a large part of all calls
-/// fail, whatever their number. Decimals beyond three places are not counted, as A6 has it.
+/// fail, whatever their number.
+///
+/// What counts, where [`Retry`](crate::retry::Retry) keeps it: each attempt that fails in a way that the
+/// policy tries again, and each one whose server asks for no retry; each call whose status is OK at its
+/// end, in the trailers if the response had begun. Other statuses, and calls that the caller gives up or
+/// whose deadline passes, count for neither.
+///
+/// Decimals beyond three places are not counted, as A6 has it.
 ///
 /// One atomic: a success on a full bucket only reads it.
 ///
@@ -69,8 +85,7 @@ impl Throttle {
         Ok(Self {
             thousandths: AtomicU32::new(max),
             max,
-            // Saturates; more than fills the bucket is as good as what fills it.
-            ratio: (settings.token_ratio * f64::from(THOUSANDTHS)) as u32,
+            ratio: thousandths(settings.token_ratio),
         })
     }
 
@@ -135,6 +150,22 @@ mod tests {
         }
         let failures = [(); 2].map(|()| throttle.failed());
         assert_eq!(failures, [true, false], "no more than full");
+    }
+
+    #[test]
+    fn a_ratio_is_the_decimal_that_it_is_written_as() {
+        let ratio = |ratio| {
+            let throttle = Throttle::new(ThrottleSettings::new(1, ratio)).unwrap();
+            throttle.ratio
+        };
+        for thousandths in 1..=20_000_u32 {
+            let written = format!("{}.{:03}", thousandths / 1_000, thousandths % 1_000);
+            let read = written.parse().expect("a decimal");
+            assert_eq!(ratio(read), thousandths, "{written}");
+        }
+        assert_eq!(ratio(0.5466), 546, "A6's own example");
+        assert_eq!(ratio(0.999_999), 999, "not rounded up");
+        assert_eq!(ratio(f64::MAX), u32::MAX, "as good as full");
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use evenkeel::call::NoRetry;
+use evenkeel::call::{NoRetry, WaitForReady};
 use evenkeel::grpc::{Builder, Channel};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
@@ -381,4 +381,29 @@ async fn settings_that_cannot_be_used_are_named() {
         .build()
         .unwrap_err();
     assert_eq!(error.field(), Some("codes"), "{error}");
+}
+
+#[tokio::test]
+async fn a_deadline_that_passes_in_the_wait_for_another_server_does_not_say_that_none_had_the_call()
+{
+    let server = TestServer::start("killed", Behaviour::silent());
+    let channel = Channel::builder()
+        .endpoints([server.uri()])
+        .retry(policy(2))
+        .build()
+        .unwrap();
+    ready(&channel).await;
+    let mut client = DemoClient::new(channel);
+    let mut request = Request::new(EchoRequest::default());
+    request.set_timeout(Duration::from_secs(2));
+    request.extensions_mut().insert(WaitForReady(true));
+    let call = tokio::spawn(async move { client.echo(request).await });
+    eventually("the server has it", || server.total().started == 1).await;
+    server.kill().await;
+    let status = within("a call", call).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
+    assert!(
+        status.message().contains("before the call was sent again"),
+        "a server may have acted on it: {status:?}"
+    );
 }

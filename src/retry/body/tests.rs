@@ -109,6 +109,28 @@ fn more_than_the_limit_is_not_kept_and_all_of_it_is_sent() {
 }
 
 #[test]
+fn empty_frames_are_sent_and_not_kept() {
+    let (sender, frames) = stream();
+    let (kept, mut first) = Kept::new(frames, 2);
+    for _ in 0..1_000 {
+        sender.data("");
+    }
+    sender.data("a");
+    sender.data("");
+    sender.data("b");
+    let mut frames = 0;
+    while let Poll::Ready(Some(frame)) = poll(&mut first) {
+        frame.expect("the body is well");
+        frames += 1;
+    }
+    assert_eq!(frames, 1_003, "the server gets them as they come");
+    assert!(kept.is_whole());
+    let held = lock(&kept.0).unwrap().taken.len();
+    assert_eq!(held, 2, "what is free of the limit takes no room");
+    assert_eq!(read(&mut kept.next().unwrap()), "ab");
+}
+
+#[test]
 fn a_response_that_begins_ends_the_keeping_but_not_the_request() {
     let (sender, frames) = stream();
     let (kept, mut first) = Kept::new(frames, 100);
