@@ -60,8 +60,10 @@ impl Watch<()> for Old {
 }
 
 fn watches<W>(watch: W) -> Watches<W> {
-    let mut rules = ReportRules::default();
-    rules.out_of_band = Some(EVERY);
+    let rules = ReportRules {
+        out_of_band: Some(EVERY),
+        ..ReportRules::default()
+    };
     let settings = Settings {
         measures: Measures::NOTHING.with_reports(rules),
         ..Settings::default()
