@@ -12,17 +12,18 @@ use std::time::Duration;
 use evenkeel::BoxError;
 use evenkeel::outcome::LoadReport;
 use evenkeel::server::{CallReport, LoadReportLayer};
-use futures::stream::Empty;
 use tokio::io::{AsyncBufReadExt, BufReader, stdin};
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status};
 
-use proto::demo_server::{Demo, DemoServer};
 use proto::{EchoReply, EchoRequest};
+use unary::{Answers, unary};
 
 #[path = "../tests/support/proto.rs"]
 pub mod proto;
+#[path = "../tests/support/unary.rs"]
+pub mod unary;
 
 const UTILIZATIONS: [f64; 2] = [0.1, 0.9];
 
@@ -34,13 +35,8 @@ struct Counting {
     utilization: f64,
 }
 
-type Never = Empty<Result<EchoReply, Status>>;
-
 #[tonic::async_trait]
-impl Demo for Counting {
-    type ServerStreamStream = Never;
-    type BidiStreamStream = Never;
-
+impl Answers for Counting {
     async fn echo(&self, request: Request<EchoRequest>) -> Result<Response<EchoReply>, Status> {
         self.calls.fetch_add(1, Ordering::Relaxed);
         if let Some(call) = request.extensions().get::<CallReport>() {
@@ -56,24 +52,6 @@ impl Demo for Counting {
             ..EchoReply::default()
         }))
     }
-
-    async fn server_stream(&self, _: Request<EchoRequest>) -> Result<Response<Never>, Status> {
-        Err(Status::unimplemented("only unary calls are counted"))
-    }
-
-    async fn client_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<EchoReply>, Status> {
-        Err(Status::unimplemented("only unary calls are counted"))
-    }
-
-    async fn bidi_stream(
-        &self,
-        _: Request<Streaming<EchoRequest>>,
-    ) -> Result<Response<Never>, Status> {
-        Err(Status::unimplemented("only unary calls are counted"))
-    }
 }
 
 #[tokio::main]
@@ -88,7 +66,7 @@ async fn main() -> Result<(), BoxError> {
                 .with_qps(100.0),
         );
         let calls = Arc::new(AtomicUsize::new(0));
-        let service = DemoServer::new(Counting {
+        let service = unary(Counting {
             calls: calls.clone(),
             utilization,
         });

@@ -2,35 +2,32 @@
 //! `LoadReportLayer`, over the calls' own connections.
 #![cfg(feature = "grpc")]
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use evenkeel::ConnectivityState;
 use evenkeel::discovery::Handle;
 use evenkeel::grpc::{Channel, LoadReports};
-use evenkeel::load::{Measures, ReportRules};
-use evenkeel::math::Moment;
+use evenkeel::load::ReportRules;
 use evenkeel::outcome::LoadReport;
-use evenkeel::policy::{Candidates, OrcaWeightedRoundRobin, Picker, Policy};
+use evenkeel::policy::{Candidate, Candidates, OrcaWeightedRoundRobin};
 use evenkeel::probe::{Target, Watch, WatchError};
 use evenkeel::server::{CallReport, LoadReportLayer, LoadReporter};
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use http_body_util::BodyExt;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::transport::Endpoint;
 use tonic::{Request, Response, Status};
-use tower::{Layer, Service};
 
+use support::asked::Asked;
 use support::proto::demo_client::DemoClient;
 use support::proto::{EchoReply, EchoRequest};
 use support::unary::{Answers, unary};
-use support::{eventually, within};
+use support::watched::Watched;
+use support::{all_ready, eventually, within};
 
 #[path = "support/mod.rs"]
 pub mod support;
@@ -58,73 +55,6 @@ impl Answers for Contrary {
     }
 }
 
-/// Counts who asks for reports, and the streams that are open.
-#[derive(Clone, Default)]
-struct Asked {
-    asked: Arc<AtomicUsize>,
-    open: Arc<AtomicUsize>,
-}
-
-struct Open(Arc<AtomicUsize>);
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::SeqCst);
-    }
-}
-
-#[derive(Clone)]
-struct Counted<S> {
-    inner: S,
-    asked: Asked,
-}
-
-impl<S> Layer<S> for Asked {
-    type Service = Counted<S>;
-
-    fn layer(&self, inner: S) -> Counted<S> {
-        Counted {
-            inner,
-            asked: self.clone(),
-        }
-    }
-}
-
-impl<S, B, B2> Service<http::Request<B>> for Counted<S>
-where
-    S: Service<http::Request<B>, Response = http::Response<B2>>,
-    S::Future: Send + 'static,
-    B2: http_body::Body<Data = bytes::Bytes> + Send + 'static,
-    B2::Error: Into<evenkeel::BoxError>,
-{
-    type Response = http::Response<tonic::body::Body>;
-    type Error = S::Error;
-    type Future = futures::future::BoxFuture<'static, Result<Self::Response, S::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        let open = (request.uri().path() == PATH).then(|| {
-            self.asked.asked.fetch_add(1, Ordering::SeqCst);
-            self.asked.open.fetch_add(1, Ordering::SeqCst);
-            Open(self.asked.open.clone())
-        });
-        let response = self.inner.call(request);
-        Box::pin(async move {
-            let response = response.await?;
-            Ok(response.map(|body| {
-                let body = body.map_frame(move |frame| {
-                    let _ = &open;
-                    frame
-                });
-                tonic::body::Body::new(body)
-            }))
-        })
-    }
-}
-
 /// A server that stops when dropped.
 struct Running {
     uri: String,
@@ -142,11 +72,11 @@ impl Running {
     }
 
     fn asked(&self) -> usize {
-        self.asked.asked.load(Ordering::SeqCst)
+        self.asked.asked()
     }
 
     fn open(&self) -> usize {
-        self.asked.open.load(Ordering::SeqCst)
+        self.asked.open()
     }
 
     fn connections(&self) -> usize {
@@ -196,7 +126,7 @@ async fn start(utilization: f64, layered: bool) -> Running {
         utilization,
         calls: calls.clone(),
     });
-    let asked = Asked::default();
+    let asked = Asked::new(PATH);
     let (stop, stopped) = oneshot::channel();
     let stopped = async {
         let _ = stopped.await;
@@ -223,84 +153,35 @@ async fn start(utilization: f64, layered: bool) -> Running {
     }
 }
 
-/// ORCA weighted round robin by reports out of band, and a look at what it is built over.
-#[derive(Debug, Clone)]
-struct Watched {
-    policy: OrcaWeightedRoundRobin,
-    builds: Arc<AtomicUsize>,
-    last: Arc<Mutex<Option<Candidates>>>,
+/// ORCA weighted round robin by reports out of band.
+type Weighted = Watched<OrcaWeightedRoundRobin>;
+
+fn weighted() -> Weighted {
+    let policy = OrcaWeightedRoundRobin::default()
+        .with_out_of_band_reports(true)
+        .with_out_of_band_period(EVERY)
+        .expect("not zero")
+        .with_blackout_period(Duration::ZERO)
+        .with_update_period(Duration::from_millis(100));
+    Watched::new(policy)
 }
 
-impl Watched {
-    fn new() -> Self {
-        Self {
-            policy: OrcaWeightedRoundRobin::default()
-                .with_out_of_band_reports(true)
-                .with_out_of_band_period(EVERY)
-                .expect("not zero")
-                .with_blackout_period(Duration::ZERO)
-                .with_update_period(Duration::from_millis(100)),
-            builds: Arc::default(),
-            last: Arc::default(),
-        }
-    }
-
-    /// The weights that the endpoints have, in their order.
-    fn weights(&self) -> Vec<Option<f64>> {
-        let last = self.last.lock().unwrap();
-        let Some(candidates) = &*last else {
-            return Vec::new();
-        };
-        let weight = |candidate: &evenkeel::policy::Candidate| {
-            let reports = candidate.subchannel().reports();
-            // Later than any report, and long before any expires.
-            let now: Moment = candidates.now() + Duration::from_secs(30);
-            reports.weight(now, Duration::ZERO, &ReportRules::default())
-        };
-        candidates.all().iter().map(weight).collect()
-    }
-
-    /// Waits until `weights` are what the picker goes by.
-    async fn settled(&self, weights: &[Option<f64>]) {
-        eventually("the servers' reports are heard", || {
-            self.weights() == weights
-        })
-        .await;
-        let seen = self.builds.load(Ordering::SeqCst);
-        eventually("the picker is built anew, twice", || {
-            self.builds.load(Ordering::SeqCst) >= seen + 2
-        })
-        .await;
-    }
+/// The weights that the endpoints have, in their order.
+fn weights(candidates: &Candidates) -> Vec<Option<f64>> {
+    let weight = |candidate: &Candidate| {
+        let reports = candidate.subchannel().reports();
+        // Later than any report, and long before any expires.
+        let now = candidates.now() + Duration::from_secs(30);
+        reports.weight(now, Duration::ZERO, &ReportRules::default())
+    };
+    candidates.all().iter().map(weight).collect()
 }
 
-impl Policy for Watched {
-    fn name(&self) -> &'static str {
-        self.policy.name()
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        *self.last.lock().unwrap() = Some(candidates.clone());
-        self.builds.fetch_add(1, Ordering::SeqCst);
-        self.policy.build(candidates, previous)
-    }
-
-    fn measures(&self) -> Measures {
-        self.policy.measures()
-    }
-
-    fn refresh(&self) -> Option<Duration> {
-        self.policy.refresh()
-    }
-}
-
-async fn all_ready<S>(channel: &Channel<S>) {
-    eventually("all are connected", || {
-        let endpoints = channel.report().endpoints;
-        let ready = |e: &evenkeel::observe::EndpointReport| e.state == ConnectivityState::Ready;
-        !endpoints.is_empty() && endpoints.iter().all(ready)
-    })
-    .await;
+/// Waits until `wanted` are what the picker goes by.
+async fn settled(policy: &Weighted, wanted: &[Option<f64>]) {
+    let heard = |candidates: &Candidates| weights(candidates) == wanted;
+    policy.until("the servers' reports are heard", heard).await;
+    policy.rebuilt().await;
 }
 
 /// The shares of 1,000 calls.
@@ -319,16 +200,14 @@ async fn shares(channel: &Channel, servers: [&Running; 2]) -> [i64; 2] {
 #[tokio::test]
 async fn two_servers_at_a_tenth_and_nine_tenths_get_nine_calls_to_one() {
     let (idle, full) = (start(0.1, true).await, start(0.9, true).await);
-    let policy = Watched::new();
+    let policy = weighted();
     let channel = Channel::builder()
         .endpoints([idle.uri.clone(), full.uri.clone()])
         .policy(policy.clone())
         .build()
         .unwrap();
     // Before any call.
-    policy
-        .settled(&[Some(100.0 / 0.1), Some(100.0 / 0.9)])
-        .await;
+    settled(&policy, &[Some(100.0 / 0.1), Some(100.0 / 0.9)]).await;
     let calls = shares(&channel, [&idle, &full]).await;
     // The order goes on through each rebuild: a call more or less where the count begins and ends.
     assert!(
@@ -340,9 +219,7 @@ async fn two_servers_at_a_tenth_and_nine_tenths_get_nine_calls_to_one() {
         let report = LoadReport::new().with_application_utilization(utilization);
         server.reporter.set(report.with_qps(100.0));
     }
-    policy
-        .settled(&[Some(100.0 / 0.8), Some(100.0 / 0.2)])
-        .await;
+    settled(&policy, &[Some(100.0 / 0.8), Some(100.0 / 0.2)]).await;
     let calls = shares(&channel, [&idle, &full]).await;
     assert!((calls[0] - 200).abs() <= 2, "1 : 4 now: {calls:?}");
 
@@ -360,7 +237,7 @@ async fn two_servers_at_a_tenth_and_nine_tenths_get_nine_calls_to_one() {
 #[tokio::test]
 async fn a_server_without_the_service_gets_its_calls_all_the_same() {
     let (one, two) = (start(0.1, false).await, start(0.9, false).await);
-    let policy = Watched::new();
+    let policy = weighted();
     let channel = Channel::builder()
         .endpoints([one.uri.clone(), two.uri.clone()])
         .policy(policy.clone())
@@ -368,7 +245,7 @@ async fn a_server_without_the_service_gets_its_calls_all_the_same() {
         .unwrap();
     all_ready(&channel).await;
     eventually("both are asked", || one.asked() == 1 && two.asked() == 1).await;
-    policy.settled(&[None, None]).await;
+    settled(&policy, &[None, None]).await;
     let calls = shares(&channel, [&one, &two]).await;
     assert!((calls[0] - 500).abs() <= 2, "equal shares: {calls:?}");
     assert_eq!([one.asked(), two.asked()], [1, 1], "they have said it");
@@ -380,14 +257,14 @@ async fn a_server_without_the_service_gets_its_calls_all_the_same() {
 #[tokio::test]
 async fn tonics_own_endpoints_are_listened_to_too() {
     let server = start(0.25, true).await;
-    let policy = Watched::new();
+    let policy = weighted();
     let channel = Channel::builder()
         .tonic_endpoints([Endpoint::from_shared(server.uri.clone()).unwrap()])
         .policy(policy.clone())
         .build()
         .unwrap();
     all_ready(&channel).await;
-    policy.settled(&[Some(400.0)]).await;
+    settled(&policy, &[Some(400.0)]).await;
     assert_eq!(server.connections(), 1, "over the calls' own connection");
     drop(channel);
     eventually("the stream ends with the last handle", || {
@@ -402,7 +279,7 @@ async fn a_stream_ends_with_its_endpoint_and_with_the_last_handle() {
     let (endpoints, updates) = Handle::new([a.uri.as_str(), b.uri.as_str()]).unwrap();
     let channel = Channel::builder()
         .discovery(updates)
-        .policy(Watched::new())
+        .policy(weighted())
         .build()
         .unwrap();
     eventually("both are heard", || a.open() == 1 && b.open() == 1).await;
@@ -417,13 +294,13 @@ async fn a_stream_ends_with_its_endpoint_and_with_the_last_handle() {
 #[tokio::test]
 async fn a_stream_of_ours_does_not_hold_up_a_server_that_shuts_down() {
     let mut server = start(0.5, true).await;
-    let policy = Watched::new();
+    let policy = weighted();
     let channel = Channel::builder()
         .endpoints([server.uri.clone()])
         .policy(policy.clone())
         .build()
         .unwrap();
-    policy.settled(&[Some(200.0)]).await;
+    settled(&policy, &[Some(200.0)]).await;
     server.stop();
     server.stopped("the client hangs up when it is told").await;
     assert_eq!(server.open(), 0, "that is how it ended");

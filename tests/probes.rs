@@ -3,28 +3,25 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use evenkeel::ConnectivityState;
 use evenkeel::grpc::Channel;
 use evenkeel::outcome::LoadReport;
 use evenkeel::policy::{Adaptive, Prequal};
 use evenkeel::server::LoadReportLayer;
 use futures::StreamExt;
-use futures::future::{BoxFuture, Either};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
-use tower::{Layer, Service};
 
+use support::asked::Asked;
 use support::proto::demo_client::DemoClient;
 use support::proto::{EchoReply, EchoRequest};
 use support::unary::{Answers, unary};
-use support::{eventually, within};
+use support::{all_ready, eventually, within};
 
 #[path = "support/mod.rs"]
 pub mod support;
@@ -72,75 +69,12 @@ impl Answers for Echo {
     }
 }
 
-/// Counts probes, and leaves them without an answer where it is told so.
-#[derive(Clone, Default)]
-struct Watch {
-    asked: Arc<AtomicUsize>,
-    /// Those of them that are over.
-    over: Arc<AtomicUsize>,
-    swallows: bool,
-}
-
-struct Over(Arc<AtomicUsize>);
-
-impl Drop for Over {
-    fn drop(&mut self) {
-        self.0.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-#[derive(Clone)]
-struct Watched<S> {
-    inner: S,
-    watch: Watch,
-}
-
-impl<S> Layer<S> for Watch {
-    type Service = Watched<S>;
-
-    fn layer(&self, inner: S) -> Watched<S> {
-        Watched {
-            inner,
-            watch: self.clone(),
-        }
-    }
-}
-
-impl<S, B> Service<http::Request<B>> for Watched<S>
-where
-    S: Service<http::Request<B>>,
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Either<S::Future, BoxFuture<'static, Result<S::Response, S::Error>>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        if request.uri().path() != PATH {
-            return Either::Left(self.inner.call(request));
-        }
-        self.watch.asked.fetch_add(1, Ordering::SeqCst);
-        if !self.watch.swallows {
-            return Either::Left(self.inner.call(request));
-        }
-        let over = Over(self.watch.over.clone());
-        Either::Right(Box::pin(async move {
-            let _over = over;
-            std::future::pending().await
-        }))
-    }
-}
-
 /// A server that stops when dropped.
 struct Running {
     uri: String,
     echo: Echo,
     layer: LoadReportLayer,
-    watch: Watch,
+    probes: Asked,
     connections: Arc<AtomicUsize>,
     task: AbortHandle,
 }
@@ -151,7 +85,7 @@ impl Running {
     }
 
     fn asked(&self) -> usize {
-        self.watch.asked.load(Ordering::SeqCst)
+        self.probes.asked()
     }
 
     fn connections(&self) -> usize {
@@ -187,10 +121,7 @@ async fn start(kind: Kind, time: Duration) -> Running {
         open: watch::Sender::new(false),
     }));
     let layer = LoadReportLayer::new();
-    let watch = Watch {
-        swallows: kind == Kind::Swallows,
-        ..Watch::default()
-    };
+    let probes = Asked::new(PATH).swallowing(kind == Kind::Swallows);
     let connections = Arc::new(AtomicUsize::new(0));
     let count = connections.clone();
     let incoming = TcpListenerStream::new(listener).inspect(move |stream| {
@@ -201,7 +132,7 @@ async fn start(kind: Kind, time: Duration) -> Running {
             stream.set_nodelay(true).unwrap();
         }
     });
-    let mut builder = tonic::transport::Server::builder().layer(watch.clone());
+    let mut builder = tonic::transport::Server::builder().layer(probes.clone());
     let service = unary(echo.clone());
     let task = if kind == Kind::Plain {
         let server = builder.add_service(service);
@@ -214,19 +145,10 @@ async fn start(kind: Kind, time: Duration) -> Running {
         uri,
         echo,
         layer,
-        watch,
+        probes,
         connections,
         task: task.abort_handle(),
     }
-}
-
-async fn all_ready<S>(channel: &Channel<S>) {
-    eventually("all are connected", || {
-        let endpoints = channel.report().endpoints;
-        let ready = |e: &evenkeel::observe::EndpointReport| e.state == ConnectivityState::Ready;
-        !endpoints.is_empty() && endpoints.iter().all(ready)
-    })
-    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -378,7 +300,7 @@ async fn probes_that_are_given_up_leave_their_connection_alone() {
         .unwrap();
     all_ready(&channel).await;
     let mut client = DemoClient::new(channel.clone());
-    let over = || server.watch.over.load(Ordering::SeqCst);
+    let over = || server.probes.over();
     within("calls, until some probes were given up", async {
         while over() < 6 {
             client.echo(EchoRequest::default()).await.unwrap();
@@ -392,7 +314,7 @@ async fn probes_that_are_given_up_leave_their_connection_alone() {
     assert_eq!(server.connections(), 1, "no connection was lost");
     drop(channel);
     eventually("no stream is left open at the server", || {
-        over() == server.asked()
+        server.probes.open() == 0
     })
     .await;
 }

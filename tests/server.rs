@@ -4,17 +4,13 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use evenkeel::grpc::Channel;
-use evenkeel::load::Measures;
 use evenkeel::outcome::LoadReport;
-use evenkeel::policy::{Candidates, OrcaWeightedRoundRobin, Picker, Policy};
+use evenkeel::policy::{Candidates, OrcaWeightedRoundRobin};
 use evenkeel::server::{CallReport, LoadReportLayer};
 use futures::stream::{self, BoxStream};
 use http::{HeaderMap, HeaderValue};
@@ -30,7 +26,8 @@ use tower::{Layer, Service, ServiceExt, service_fn};
 use support::proto::demo_client::DemoClient;
 use support::proto::{EchoReply, EchoRequest};
 use support::unary::{Answers, unary};
-use support::{eventually, within};
+use support::watched::Watched;
+use support::within;
 
 #[path = "support/mod.rs"]
 pub mod support;
@@ -337,62 +334,11 @@ async fn start(name: &'static str, report: LoadReport) -> Running {
     }
 }
 
-/// ORCA weighted round robin, and a look at what it was built over.
-#[derive(Debug, Clone)]
-struct Watched {
-    policy: OrcaWeightedRoundRobin,
-    builds: Arc<AtomicUsize>,
-    last: Arc<ArcSwap<Candidates>>,
-}
-
-impl Watched {
-    fn new() -> Self {
-        Self {
-            policy: OrcaWeightedRoundRobin::default()
-                .with_blackout_period(Duration::ZERO)
-                .with_update_period(Duration::from_millis(100)),
-            builds: Arc::default(),
-            last: Arc::new(ArcSwap::from_pointee(Candidates::new([], false))),
-        }
-    }
-
-    /// Whether the servers of both endpoints have said how long their queues are. Their weights come
-    /// with it.
-    fn both_reported(&self) -> bool {
-        let candidates = self.last.load();
-        let usable = candidates.usable();
-        let reported = usable.iter().map(|c| c.subchannel().reports().queue());
-        reported.flatten().count() == 2
-    }
-
-    /// Waits for a picker that was begun after now.
-    async fn refreshed(&self) {
-        let seen = self.builds.load(Ordering::SeqCst);
-        eventually("the picker is built anew, twice", || {
-            self.builds.load(Ordering::SeqCst) >= seen + 2
-        })
-        .await;
-    }
-}
-
-impl Policy for Watched {
-    fn name(&self) -> &'static str {
-        self.policy.name()
-    }
-
-    fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        self.last.store(Arc::new(candidates.clone()));
-        self.builds.fetch_add(1, Ordering::SeqCst);
-        self.policy.build(candidates, previous)
-    }
-
-    fn measures(&self) -> Measures {
-        self.policy.measures()
-    }
-
-    fn refresh(&self) -> Option<Duration> {
-        self.policy.refresh()
-    }
+/// Whether the servers of both endpoints have said how long their queues are. Their weights come with it.
+fn both_reported(candidates: &Candidates) -> bool {
+    let usable = candidates.usable();
+    let reported = usable.iter().map(|c| c.subchannel().reports().queue());
+    reported.flatten().count() == 2
 }
 
 #[tokio::test]
@@ -405,20 +351,27 @@ async fn two_servers_at_a_tenth_and_nine_tenths_get_nine_calls_to_one() {
     };
     let idle = start("idle", busy(0.1)).await;
     let full = start("full", busy(0.9)).await;
-    let policy = Watched::new();
+    let policy = OrcaWeightedRoundRobin::default()
+        .with_blackout_period(Duration::ZERO)
+        .with_update_period(Duration::from_millis(100));
+    let policy = Watched::new(policy);
     let channel = Channel::builder()
         .endpoints([idle.uri.clone(), full.uri.clone()])
         .policy(policy.clone())
         .build()
         .unwrap();
     let mut client = DemoClient::new(channel);
-    within("both servers report", async {
-        while !policy.both_reported() {
+    let reported = policy.until("both servers report", both_reported);
+    let calls = async {
+        loop {
             client.echo(EchoRequest::default()).await.unwrap();
         }
-    })
-    .await;
-    policy.refreshed().await;
+    };
+    tokio::select! {
+        () = reported => {}
+        () = calls => {}
+    }
+    policy.rebuilt().await;
 
     let mut calls = [0_i32; 2];
     within("the calls", async {

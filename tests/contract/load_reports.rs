@@ -15,7 +15,7 @@ use evenkeel::probe::{Target, Watch, WatchError};
 use evenkeel::{Balance, ConnectivityState};
 use futures::StreamExt;
 use futures::stream::{self, BoxStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tower::ServiceExt;
 
@@ -38,7 +38,8 @@ struct Reports(Arc<Mutex<HashMap<String, Reporter>>>);
 
 #[derive(Default)]
 struct Reporter {
-    begun: Vec<Instant>,
+    /// When each stream began.
+    begun: watch::Sender<Vec<Instant>>,
     latest: Option<mpsc::UnboundedSender<Said>>,
 }
 
@@ -49,7 +50,16 @@ impl Reports {
     }
 
     fn begun(&self, name: &str) -> usize {
-        self.of(name, |reporter| reporter.begun.len())
+        self.of(name, |reporter| reporter.begun.borrow().len())
+    }
+
+    /// Waits until `count` streams were begun, and says when each was.
+    async fn begins(&self, rule: &str, name: &str, count: usize) -> Vec<Instant> {
+        let mut begun = self.of(name, |reporter| reporter.begun.subscribe());
+        let begun = within(rule, begun.wait_for(|begun| begun.len() >= count)).await;
+        begun
+            .expect("the reporter lives as long as the test")
+            .clone()
     }
 
     /// Whether the latest stream is still read.
@@ -88,8 +98,10 @@ impl Watch<Stub> for Reports {
         assert_eq!(*every, EVERY, "as the policy wants it");
         let (words, said) = mpsc::unbounded_channel();
         self.of(stub.name(), |reporter| {
-            reporter.begun.push(Instant::now());
             reporter.latest = Some(words);
+            reporter
+                .begun
+                .send_modify(|begun| begun.push(Instant::now()));
         });
         // The stub is held while the stream is open, as a careless one would.
         stream::unfold((said, stub), |(mut said, stub)| async {
@@ -107,18 +119,50 @@ fn policy() -> OrcaWeightedRoundRobin {
         .with_blackout_period(Duration::ZERO)
 }
 
-#[tokio::test(start_paused = true)]
-async fn calls_follow_what_servers_say_beside_them() {
-    let world = World::new();
-    let reports = Reports::default();
+/// Servers that are connected, and a balancer that has them report if its policy wants it.
+struct Setup {
+    world: World,
+    reports: Reports,
+    source: Handle,
+    balance: Balanced,
+    /// How many tasks the balancer has made.
+    tasks: Box<dyn Fn() -> usize>,
+}
+
+async fn setup<const N: usize>(names: [&str; N], policy: impl Policy) -> Setup {
+    let (world, reports) = (World::new(), Reports::default());
+    let (source, updates) = Handle::new(names).expect("each is named once");
+    let wanted = match policy.connects() {
+        Connects::All => N,
+        _ => 1,
+    };
+    let before = alive_tasks();
     let balance = builder!(world)
-        .endpoints(["idle", "busy"])
-        .policy(policy())
+        .discovery(updates)
+        .policy(policy)
+        .ejection(at_the_first_failure())
         .load_reports(reports.clone())
         .build()
-        .unwrap();
-    connected(&balance, 2).await;
+        .expect("the settings are right");
+    connected(&balance, wanted).await;
     settle().await;
+    Setup {
+        world,
+        reports,
+        source,
+        balance,
+        tasks: Box::new(move || alive_tasks() - before),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn calls_follow_what_servers_say_beside_them() {
+    let Setup {
+        world,
+        reports,
+        balance,
+        ..
+    } = setup(["idle", "busy"], policy()).await;
     reports.busy("idle", 0.1);
     reports.busy("busy", 0.9);
     // The weights are looked at each second.
@@ -142,32 +186,24 @@ async fn calls_follow_what_servers_say_beside_them() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_fails_is_no_failure_and_is_begun_anew() {
-    let world = World::new();
-    let reports = Reports::default();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .policy(policy())
-        .ejection(at_the_first_failure())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    settle().await;
-    for _ in 0..3 {
+    let Setup {
+        world,
+        reports,
+        balance,
+        ..
+    } = setup(["a"], policy()).await;
+    let mut times = Vec::new();
+    for streams in 2..=4 {
         reports.say("a", Err(WatchError::Ended("on purpose".into())));
-        let begun = reports.begun("a");
-        within("it is begun anew", async {
-            while reports.begun("a") == begun {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
+        times = reports.begins("it is begun anew", "a", streams).await;
     }
-    let times = reports.of("a", |reporter| reporter.begun.clone());
     for (pair, seconds) in times.windows(2).zip([1.0, 1.6, 2.56]) {
         let pause = (pair[1] - pair[0]).as_secs_f64();
-        // The test looks each 10 ms, and so says something up to 10 ms late.
-        assert!((pause - seconds).abs() < 0.02, "{pause} is not {seconds} s");
+        // Tokio's timers are a millisecond late at most.
+        assert!(
+            (pause - seconds).abs() < 0.002,
+            "{pause} is not {seconds} s"
+        );
     }
     let report = endpoint(&balance, "a");
     assert_eq!(report.failures, 0, "{report}");
@@ -178,46 +214,35 @@ async fn a_stream_that_fails_is_no_failure_and_is_begun_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_server_without_such_reports_is_asked_once_a_connection() {
-    let world = World::new();
-    let reports = Reports::default();
-    let before = alive_tasks();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .policy(policy())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    settle().await;
-    assert_eq!(alive_tasks(), before + 2, "one drives and one listens");
+    let Setup {
+        world,
+        reports,
+        balance,
+        tasks,
+        ..
+    } = setup(["a"], policy()).await;
+    assert_eq!(tasks(), 2, "one drives and one listens");
     reports.say("a", Err(WatchError::Unsupported));
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(reports.begun("a"), 1, "it has said that it does not know");
-    assert_eq!(alive_tasks(), before + 1, "nobody listens any more");
+    assert_eq!(tasks(), 1, "nobody listens any more");
     within("calls go on", balance.clone().oneshot(ask("x")))
         .await
         .unwrap();
 
     world.server("a").connection().closed(None);
-    within("another connection may lead to another server", async {
-        while reports.begun("a") < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    let rule = "another connection may lead to another server";
+    reports.begins(rule, "a", 2).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_with_its_connection() {
-    let world = World::new();
-    let reports = Reports::default();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .policy(policy())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
+    let Setup {
+        world,
+        reports,
+        balance,
+        ..
+    } = setup(["a"], policy()).await;
     let server = world.server("a");
     type EndIt = fn(&Server);
     let ends: [EndIt; 3] = [
@@ -226,12 +251,7 @@ async fn a_stream_ends_with_its_connection() {
         |server| server.connection().back_off("calm down"),
     ];
     for (number, end) in ends.into_iter().enumerate() {
-        within("it is connected", async {
-            while reports.begun("a") == number {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await;
+        reports.begins("it is connected", "a", number + 1).await;
         assert!(reports.is_open("a"), "it is heard");
         server.set_dial(Dial::Hang);
         end(&server);
@@ -242,12 +262,7 @@ async fn a_stream_ends_with_its_connection() {
     }
 
     // A connection may also end unsaid, and show it when it is to take a call.
-    within("it is connected", async {
-        while reports.begun("a") == 3 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    reports.begins("it is connected", "a", 4).await;
     server.set_dial(Dial::Refuse);
     server.set_readiness(Readiness::Broken);
     let call = within("a call", balance.clone().oneshot(ask("x"))).await;
@@ -279,17 +294,12 @@ impl Policy for Hearing {
 
 #[tokio::test(start_paused = true)]
 async fn any_policy_may_have_servers_report() {
-    let world = World::new();
-    let reports = Reports::default();
     let policy = Hearing::default();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .policy(policy.clone())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    settle().await;
+    let Setup {
+        reports,
+        balance: _balance,
+        ..
+    } = setup(["a"], policy.clone()).await;
     reports.say("a", Ok(LoadReport::new().with_in_flight(5)));
     settle().await;
     let candidates = policy.0.lock().unwrap().clone().expect("it was built");
@@ -321,17 +331,12 @@ impl Policy for HearingOne {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_when_its_connection_is_not_wanted_any_more() {
-    let world = World::new();
-    let reports = Reports::default();
-    let balance = builder!(world)
-        .endpoints(["a", "b"])
-        .policy(HearingOne::default())
-        .load_reports(reports.clone())
-        .ejection(at_the_first_failure())
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    settle().await;
+    let Setup {
+        world,
+        reports,
+        balance,
+        ..
+    } = setup(["a", "b"], HearingOne::default()).await;
     assert!(reports.is_open("a"), "the one that is connected");
     let ejected = world.server("a");
     ejected.set_answer(Answer::Fail);
@@ -349,17 +354,13 @@ async fn a_stream_ends_when_its_connection_is_not_wanted_any_more() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_ends_when_its_endpoint_leaves() {
-    let world = World::new();
-    let reports = Reports::default();
-    let (source, updates) = Handle::new(["a", "b"]).unwrap();
-    let balance = builder!(world)
-        .discovery(updates)
-        .policy(policy())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
-    settle().await;
+    let Setup {
+        world,
+        reports,
+        source,
+        balance,
+        ..
+    } = setup(["a", "b"], policy()).await;
     let gone = world.server("a");
     gone.set_answer(Answer::Hang);
     let call = tokio::spawn(balance.clone().oneshot(ask("x")));
@@ -381,24 +382,20 @@ async fn a_stream_ends_when_its_endpoint_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn the_last_handle_takes_the_streams_with_it() {
-    let world = World::new();
-    let reports = Reports::default();
-    let before = alive_tasks();
     let names = ["a", "b", "c"];
-    let balance = builder!(world)
-        .endpoints(names)
-        .policy(policy())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 3).await;
-    settle().await;
+    let Setup {
+        world,
+        reports,
+        balance,
+        tasks,
+        ..
+    } = setup(names, policy()).await;
     // One of them waits for its next turn.
     reports.end("b");
     settle().await;
-    assert_eq!(alive_tasks(), before + 4, "one drives, and three listen");
+    assert_eq!(tasks(), 4, "one drives, and three listen");
     drop(balance);
-    until("every task ends", || alive_tasks() == before).await;
+    until("every task ends", || tasks() == 0).await;
     for (name, server) in names.iter().zip(world.servers(names)) {
         assert!(!reports.is_open(name), "{name} is not heard any more");
         assert_eq!(server.clones_alive(), 0, "no clone is left");
@@ -407,18 +404,13 @@ async fn the_last_handle_takes_the_streams_with_it() {
 
 #[tokio::test(start_paused = true)]
 async fn nothing_runs_where_the_policy_does_not_want_it() {
-    let world = World::new();
-    let reports = Reports::default();
-    let before = alive_tasks();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .policy(OrcaWeightedRoundRobin::default())
-        .load_reports(reports.clone())
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    settle().await;
-    assert_eq!(alive_tasks(), before + 1, "one task drives");
+    let Setup {
+        reports,
+        tasks,
+        balance: _balance,
+        ..
+    } = setup(["a"], OrcaWeightedRoundRobin::default()).await;
+    assert_eq!(tasks(), 1, "one task drives");
     assert_eq!(reports.begun("a"), 0, "nobody is asked");
 }
 

@@ -11,6 +11,7 @@
 //! (`pub mod support;` is enough inside `tests/`). The `pub` matters: what one includer leaves
 //! unused, another uses. What cannot be set up (a port, a certificate) panics here with its reason.
 
+pub mod asked;
 pub mod behaviour;
 pub mod counts;
 mod instance;
@@ -21,6 +22,7 @@ pub mod server;
 pub mod service;
 pub mod tls;
 pub mod unary;
+pub mod watched;
 
 pub use behaviour::{Behaviour, Control};
 pub use counts::{Calls, Method};
@@ -55,6 +57,20 @@ pub async fn eventually(what: &str, mut seen: impl FnMut() -> bool) {
         while !seen() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
+    })
+    .await;
+}
+
+/// Waits until all endpoints of `channel` are connected, and there are any.
+///
+/// # Panics
+/// After [`PATIENCE`].
+#[cfg(feature = "grpc")]
+pub async fn all_ready<S>(channel: &evenkeel::grpc::Channel<S>) {
+    eventually("all are connected", || {
+        let endpoints = channel.report().endpoints;
+        let mut states = endpoints.iter().map(|endpoint| endpoint.state);
+        !endpoints.is_empty() && states.all(|state| state == evenkeel::ConnectivityState::Ready)
     })
     .await;
 }

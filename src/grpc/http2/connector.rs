@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::OnceLock;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures_util::stream;
 use http::Uri;
 use http::uri::Scheme;
 use hyper::client::conn::http2::Builder;
@@ -25,7 +26,7 @@ use super::executor::Tasks;
 use super::gauge::ConnectionGauge;
 use super::io::{ObservedIo, Refusing};
 use super::parting::Parting;
-use super::race::{Family, interleaved, name, none_answered, race};
+use super::race::{Family, name, none_answered, race};
 use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
 use super::stall::{Caller, Stall};
@@ -40,8 +41,10 @@ use crate::grpc::tls::{Tls, TlsConnector};
 /// Of an endpoint with several [addresses](Endpoint::addresses), or a host name with several, the first to
 /// answer is connected to (Happy Eyeballs: RFC 8305, gRFC A61): IPv4 and IPv6 in turn, beginning with the
 /// family of the first, the next one when the one before has failed or has not answered for
-/// [some time](Http2Settings::connection_attempt_delay). An answer is a TCP connection; TLS and HTTP/2 are
-/// for the one that won, by its own host. The connect timeout is for all of it.
+/// [some time](Http2Settings::connection_attempt_delay). Names are looked up all at once, and what is found
+/// joins the others: an address that needs no look-up waits only if the first one is a name, and for at most
+/// 50 ms (RFC 8305's resolution delay). An answer is a TCP connection; TLS and HTTP/2 are for the one that won,
+/// by its own host. The connect timeout is for all of it.
 ///
 /// `https://` needs the feature `tls`.
 #[derive(Clone)]
@@ -117,9 +120,8 @@ impl Http2Connector {
         let dial = move |uris: Vec<Uri>| -> BoxFuture<_> {
             let connector = connector.clone();
             Box::pin(async move {
-                let at = uris;
-                let uris = interleaved(at.clone(), Family::of_host);
-                let dialled = race(uris, delay, |uri| {
+                let joining = stream::iter([uris.clone()]);
+                let dialled = race(joining, Family::of_host, delay, |uri| {
                     let connector = connector.lock().unwrap_or_else(PoisonError::into_inner);
                     let dialled = dial(connector.clone(), uri.clone());
                     let uri = uri.clone();
@@ -130,7 +132,7 @@ impl Http2Connector {
                 });
                 dialled.await.map_err(|failed| {
                     let named = failed.into_iter().map(|(uri, error)| (name(&uri), error));
-                    none_answered(named.collect(), &at)
+                    none_answered(named.collect(), &uris)
                 })
             })
         };

@@ -5,12 +5,14 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::future::{Future, pending};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
+use futures_core::Stream;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use http::Uri;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use crate::error::{BoxError, describe};
 
@@ -46,77 +48,120 @@ impl Family {
     }
 }
 
-/// The families take turns, beginning with that of the first address; within one the order stays.
-pub(super) fn interleaved<A>(addresses: Vec<A>, family: impl Fn(&A) -> Family) -> Vec<A> {
-    let count = addresses.len();
-    let mut families: Vec<(Family, VecDeque<A>)> = Vec::new();
-    for address in addresses {
-        let family = family(&address);
-        match families.iter_mut().find(|(known, _)| *known == family) {
-            Some((_, members)) => members.push_back(address),
-            None => families.push((family, VecDeque::from([address]))),
-        }
-    }
-    let mut turns = Vec::with_capacity(count);
-    while turns.len() < count {
-        turns.extend(
-            families
-                .iter_mut()
-                .filter_map(|(_, members)| members.pop_front()),
-        );
-    }
-    turns
+/// Addresses that wait for their dials. The families take turns, beginning with that of the first address;
+/// within one the order stays. A family that joins later comes before those that had a turn (RFC 8305
+/// section 4).
+#[derive(Debug)]
+struct Turns<A> {
+    /// Whose turn it is, first.
+    families: VecDeque<Members<A>>,
 }
 
-/// Dials the addresses in their order, the next one as soon as the one before has failed, or beside it when
-/// that has not answered for `delay`; without a delay never. The first that answers wins, and the other
-/// dials are dropped. If none does: each address and why, in their order.
+#[derive(Debug)]
+struct Members<A> {
+    family: Family,
+    had_turn: bool,
+    waiting: VecDeque<A>,
+}
+
+impl<A> Turns<A> {
+    fn new() -> Self {
+        let families = VecDeque::new();
+        Self { families }
+    }
+
+    fn push(&mut self, family: Family, address: A) {
+        if let Some(members) = self.families.iter_mut().find(|m| m.family == family) {
+            members.waiting.push_back(address);
+            return;
+        }
+        let members = Members {
+            family,
+            had_turn: false,
+            waiting: VecDeque::from([address]),
+        };
+        let place = self.families.iter().position(|members| members.had_turn);
+        let place = place.unwrap_or(self.families.len());
+        self.families.insert(place, members);
+    }
+
+    fn next(&mut self) -> Option<A> {
+        let waits = |members: &Members<A>| !members.waiting.is_empty();
+        let turn = self.families.iter().position(waits)?;
+        let mut members = self.families.remove(turn)?;
+        let address = members.waiting.pop_front();
+        members.had_turn = true;
+        self.families.push_back(members);
+        address
+    }
+
+    fn is_empty(&self) -> bool {
+        self.families
+            .iter()
+            .all(|members| members.waiting.is_empty())
+    }
+}
+
+/// Dials the addresses as they join, in [turns](Turns), the next one as soon as the one before has failed, or
+/// beside it when that has not answered for `delay`; without a delay never. The first that answers wins, and
+/// the other dials are dropped. If none does: each address and why, in the order of their dials.
 pub(super) async fn race<A, T, F>(
-    addresses: Vec<A>,
+    joining: impl Stream<Item = Vec<A>>,
+    family: impl Fn(&A) -> Family,
     delay: Option<Duration>,
     dial: impl Fn(&A) -> F,
 ) -> Result<T, Vec<(A, BoxError)>>
 where
     F: Future<Output = Result<T, BoxError>>,
 {
-    let mut waiting = addresses.into_iter().enumerate();
+    let mut joining = pin!(joining);
+    let mut more_may_join = true;
+    let mut waiting = Turns::new();
     let mut under_way = FuturesUnordered::new();
     let mut failed: Vec<(usize, A, BoxError)> = Vec::new();
-    let mut latest = None;
-    let mut begin = true;
+    let mut dialled = 0;
+    // The latest dial has not had its time yet. An earlier one that fails does not change that.
+    let mut latest_has_time = false;
+    let mut next_is_due = None;
     loop {
-        if begin && let Some((number, address)) = waiting.next() {
-            let dialling = dial(&address);
-            latest = Some(number);
+        if !latest_has_time && let Some(address) = waiting.next() {
+            dialled += 1;
+            let (number, dialling) = (dialled, dial(&address));
             under_way.push(async move { (number, address, dialling.await) });
+            latest_has_time = true;
+            next_is_due = delay.map(|delay| Instant::now() + delay);
         }
-        let next_is_due = async {
-            match delay {
-                Some(delay) if waiting.len() > 0 => sleep(delay).await,
-                _ => pending().await,
+        let time_is_over = async {
+            match next_is_due {
+                Some(due) => sleep_until(due).await,
+                None => pending().await,
             }
         };
-        // An earlier one that fails changes nothing, so its end must not begin the time anew.
-        let mut next_is_due = std::pin::pin!(next_is_due);
-        begin = loop {
-            let (number, address, result) = tokio::select! {
-                biased;
-                Some(ended) = under_way.next() => ended,
-                () = &mut next_is_due, if !under_way.is_empty() => break true,
-                else => {
-                    failed.sort_by_key(|(number, ..)| *number);
-                    let why = |(_, address, error)| (address, error);
-                    return Err(failed.into_iter().map(why).collect());
-                }
-            };
-            match result {
+        let more_is_wanted = more_may_join || !waiting.is_empty();
+        tokio::select! {
+            biased;
+            Some((number, address, result)) = under_way.next() => match result {
                 Ok(won) => return Ok(won),
-                Err(error) => failed.push((number, address, error)),
+                Err(error) => {
+                    failed.push((number, address, error));
+                    latest_has_time &= number != dialled;
+                }
+            },
+            joined = joining.next(), if more_may_join => match joined {
+                Some(addresses) => {
+                    for address in addresses {
+                        waiting.push(family(&address), address);
+                    }
+                }
+                None => more_may_join = false,
+            },
+            () = time_is_over, if latest_has_time && more_is_wanted => latest_has_time = false,
+            else => {
+                failed.sort_by_key(|(number, ..)| *number);
+                let why = |(_, address, error)| (address, error);
+                return Err(failed.into_iter().map(why).collect());
             }
-            if latest == Some(number) && waiting.len() > 0 {
-                break true;
-            }
-        };
+        }
     }
 }
 

@@ -319,6 +319,33 @@ fn an_ejected_one_whose_connection_is_gone_is_dialled_last() {
 }
 
 #[test]
+fn an_ejected_one_that_is_not_connected_has_no_turn() {
+    let mut m = Machine::with(in_order(), ["a", "b", "c"]);
+    m.succeed("a");
+    m.eject("a");
+    let b = m.succeed("b");
+    m.advance_ms(1_000);
+    m.end(&b, closed());
+    assert_eq!(m.dialing(), ["b"], "the first of those that are not out");
+}
+
+#[test]
+fn an_ejected_one_whose_time_is_over_is_back_when_it_is_not_wanted_any_more() {
+    let mut m = Machine::with(in_order(), ["a", "b"]);
+    m.succeed("a");
+    m.eject("a");
+    m.advance_ms(30_000);
+    assert_eq!(m.ejected(), 1, "it is connected, so a call is to show it");
+    m.succeed("b");
+    assert_eq!(m.entry("a").phase.connection(), None, "b takes its place");
+    assert_eq!(
+        (m.ejected(), m.entry("a").ejection.is_none()),
+        (0, true),
+        "no call could bring it back any more"
+    );
+}
+
+#[test]
 fn a_probing_call_that_outlives_its_turn_takes_no_place_for_ever() {
     for outcome in [Outcome::Success, Outcome::Failure, Outcome::Ignored] {
         let mut m = Machine::with(in_order(), ["a", "b"]);

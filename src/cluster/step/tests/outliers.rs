@@ -106,6 +106,16 @@ fn an_interval_starts_anew_with_no_calls() {
 }
 
 #[test]
+fn what_a_busy_task_is_late_by_is_not_made_up_for() {
+    let mut m = Machine::ready(comparing(OutlierDetection::default()), SIX);
+    let due = |m: &Machine| m.cluster.next_tick().expect("a comparison") - m.now;
+    m.advance_ms(13_000);
+    assert_eq!(due(&m), Duration::from_secs(7), "the later ones stay");
+    m.advance_ms(35_000);
+    assert_eq!(due(&m), Duration::from_secs(10), "but one is one");
+}
+
+#[test]
 fn no_more_are_out_than_may_be() {
     let half = FailurePercentage {
         threshold: 20,

@@ -1,17 +1,28 @@
 use std::cell::RefCell;
 
-use tokio::time::Instant;
+use futures_util::stream;
+use tokio::time::sleep;
 
 use super::*;
 
 const DELAY: Duration = Duration::from_millis(250);
 
+/// In which order those addresses have their turns; at a `+` one has its turn, and the rest joins after it.
 fn order(addresses: &[&str]) -> Vec<String> {
-    let addresses = addresses
-        .iter()
-        .map(|a| a.parse::<SocketAddr>().expect("an address"));
-    let turns = interleaved(addresses.collect(), |address| Family::from(*address));
-    turns.iter().map(SocketAddr::to_string).collect()
+    let mut turns = Turns::new();
+    let mut order = Vec::new();
+    for address in addresses {
+        match *address {
+            "+" => order.extend(turns.next()),
+            address => {
+                let address: SocketAddr = address.parse().expect("an address");
+                turns.push(address.into(), address);
+            }
+        }
+    }
+    order.extend(std::iter::from_fn(|| turns.next()));
+    assert!(turns.is_empty(), "each had its turn");
+    order.iter().map(SocketAddr::to_string).collect()
 }
 
 #[test]
@@ -34,6 +45,21 @@ fn families_take_turns_beginning_with_the_first() {
     );
     assert_eq!(order(&v6), v6, "one family stays as it is");
     assert_eq!(order(&[]), [""; 0]);
+}
+
+#[test]
+fn a_family_that_joins_later_has_the_next_turn() {
+    let (a, b, c) = ("1.1.1.1:1", "2.2.2.2:1", "3.3.3.3:1");
+    assert_eq!(
+        order(&[a, b, "+", "[::1]:1", "[::2]:1"]),
+        [a, "[::1]:1", b, "[::2]:1"],
+        "one that had none yet"
+    );
+    assert_eq!(
+        order(&[a, "[::1]:1", "+", b, "+", c, "[::2]:1"]),
+        [a, "[::1]:1", b, "[::2]:1", c],
+        "the others as before, though one had nobody left for a while"
+    );
 }
 
 #[test]
@@ -66,7 +92,14 @@ struct Race {
     dropped: usize,
 }
 
+/// All addresses are there from the start.
 async fn run(delay: Option<Duration>, addresses: &[Does]) -> Race {
+    let at_once: Vec<_> = addresses.iter().map(|does| (0, *does)).collect();
+    run_joining(delay, &at_once).await
+}
+
+/// The addresses, each with its time to join, in ms.
+async fn run_joining(delay: Option<Duration>, addresses: &[(u64, Does)]) -> Race {
     struct Dropped<'a>(&'a RefCell<usize>);
     impl Drop for Dropped<'_> {
         fn drop(&mut self) {
@@ -77,25 +110,36 @@ async fn run(delay: Option<Duration>, addresses: &[Does]) -> Race {
     let now = || start.elapsed().as_millis() as u64;
     let dialled = RefCell::new(Vec::new());
     let dropped = RefCell::new(0);
-    let numbered: Vec<(usize, Does)> = addresses.iter().copied().enumerate().collect();
-    let raced = race(numbered, delay, |&(number, does)| {
-        dialled.borrow_mut().push((number, now()));
-        let dropped = Dropped(&dropped);
-        async move {
-            let _dropped = dropped;
-            match does {
-                Answers(ms) => {
-                    sleep(Duration::from_millis(ms)).await;
-                    Ok(number)
+    let numbered = addresses.iter().copied().enumerate();
+    let joining = stream::iter(numbered.map(|(number, (at_ms, does))| (number, at_ms, does))).then(
+        |(number, at_ms, does)| async move {
+            sleep_until(start + Duration::from_millis(at_ms)).await;
+            vec![(number, does)]
+        },
+    );
+    let raced = race(
+        joining,
+        |_| Family::Unknown,
+        delay,
+        |&(number, does)| {
+            dialled.borrow_mut().push((number, now()));
+            let dropped = Dropped(&dropped);
+            async move {
+                let _dropped = dropped;
+                match does {
+                    Answers(ms) => {
+                        sleep(Duration::from_millis(ms)).await;
+                        Ok(number)
+                    }
+                    Fails(ms) => {
+                        sleep(Duration::from_millis(ms)).await;
+                        Err(format!("{number} refused").into())
+                    }
+                    Hangs => pending().await,
                 }
-                Fails(ms) => {
-                    sleep(Duration::from_millis(ms)).await;
-                    Err(format!("{number} refused").into())
-                }
-                Hangs => pending().await,
             }
-        }
-    });
+        },
+    );
     let raced = tokio::time::timeout(Duration::from_secs(3600), raced).await;
     let raced = raced.expect("no race is for ever");
     let dropped = *dropped.borrow();
@@ -158,20 +202,52 @@ async fn without_a_delay_it_is_one_after_the_other() {
     assert_eq!(race.result, Ok(1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn one_that_joins_late_has_its_turn_like_any_other() {
+    let race = run_joining(Some(DELAY), &[(0, Hangs), (100, Answers(0))]).await;
+    assert_eq!(
+        race.dialled,
+        [(0, 0), (1, 250)],
+        "the first has the delay for itself"
+    );
+    let race = run_joining(Some(DELAY), &[(0, Hangs), (900, Hangs), (901, Answers(0))]).await;
+    assert_eq!(
+        race.dialled,
+        [(0, 0), (1, 900), (2, 1_150)],
+        "its time was over, so the next is dialled as soon as there is one"
+    );
+    let race = run_joining(None, &[(0, Fails(5)), (10, Fails(5)), (12, Answers(0))]).await;
+    assert_eq!(race.dialled, [(0, 0), (1, 10), (2, 15)], "or it had failed");
+    let race = run_joining(Some(DELAY), &[(0, Fails(5)), (3_000, Fails(5))]).await;
+    assert_eq!(
+        (race.result, race.took_ms),
+        (Err(vec![0, 1]), 3_005),
+        "nothing is over while one may join"
+    );
+    let race = run_joining(None, &[(40, Answers(60)), (500, Answers(0))]).await;
+    assert_eq!((race.result, race.took_ms), (Ok(0), 100), "nor waited for");
+}
+
 /// As the balancer's connect timeout does.
 #[tokio::test(start_paused = true)]
 async fn who_gives_the_race_up_gives_all_dials_up() {
     let dialled = RefCell::new(Vec::new());
     let open = std::rc::Rc::new(());
-    let raced = race(vec![0, 1, 2, 3], Some(DELAY), |&address| {
-        dialled.borrow_mut().push(address);
-        let open = open.clone();
-        async move {
-            pending::<()>().await;
-            drop(open);
-            Ok(())
-        }
-    });
+    let joining = stream::iter([vec![0, 1, 2, 3]]);
+    let raced = race(
+        joining,
+        |_| Family::V4,
+        Some(DELAY),
+        |&address| {
+            dialled.borrow_mut().push(address);
+            let open = open.clone();
+            async move {
+                pending::<()>().await;
+                drop(open);
+                Ok(())
+            }
+        },
+    );
     let raced = tokio::time::timeout(Duration::from_millis(600), raced).await;
     assert!(raced.is_err(), "nobody answers");
     assert_eq!(*dialled.borrow(), [0, 1, 2], "at 0, 250 and 500 ms");

@@ -175,8 +175,8 @@ async fn another_transport_is_asked_for_one_address_after_the_other() {
         let peers = peers.clone();
         async move {
             if host == "[::1]" {
-                let (near, far) = tokio::io::duplex(1 << 16);
-                peers.send(Peer { io: far }).map_err(|_| "nobody accepts")?;
+                let (near, peer) = Peer::piped(1 << 16);
+                peers.send(peer).map_err(|_| "nobody accepts")?;
                 return Ok::<_, &str>(TokioIo::new(near));
             }
             pending().await

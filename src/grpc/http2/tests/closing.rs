@@ -6,7 +6,7 @@ use tokio::io::AsyncReadExt;
 use tokio::time::Instant;
 use tower_service::Service;
 
-use super::peer::{GOAWAY, Peer, SETTINGS, connect, connector, request, soon, until};
+use super::peer::{GOAWAY, Peer, SETTINGS, connect, connector, request, soon};
 use crate::connection::ConnectionEvents;
 use crate::grpc::http2::{Http2, Http2Connector, Http2Settings};
 
@@ -38,7 +38,7 @@ async fn stuck() -> (Http2Connector, Http2, Peer) {
 
 #[tokio::test(start_paused = true)]
 async fn a_peer_that_reads_nothing_does_not_keep_a_connection_that_nobody_can_call() {
-    let (connector, service, _peer) = stuck().await;
+    let (connector, service, peer) = stuck().await;
     let patience = Http2Settings::default().keep_alive_timeout;
     tokio::time::sleep(10 * patience).await;
     assert_eq!(
@@ -48,8 +48,9 @@ async fn a_peer_that_reads_nothing_does_not_keep_a_connection_that_nobody_can_ca
     );
     let began = Instant::now();
     drop(service);
-    until("the end", || connector.gauge().open() == 0).await;
+    peer.let_go().await;
     let took = began.elapsed();
+    assert_eq!(connector.gauge().open(), 0, "it is not counted any more");
     assert!(
         took >= patience && took < 2 * patience,
         "the peer has its time, and no more: {took:?}"
@@ -81,5 +82,6 @@ async fn a_peer_that_reads_slowly_gets_all() {
         rest.windows(goaway.len()).any(|part| part == goaway),
         "down to the GOAWAY: {rest:?}"
     );
-    until("the end", || connector.gauge().open() == 0).await;
+    peer.let_go().await;
+    assert_eq!(connector.gauge().open(), 0, "it is not counted any more");
 }

@@ -1,5 +1,6 @@
 //! From a dial to a connection that takes calls, and its end.
 
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use http::Uri;
@@ -8,7 +9,7 @@ use tokio::net::TcpListener;
 use tower_service::Service;
 
 use super::peer::{
-    GOAWAY, Open, SETTINGS, connect, connector, open, open_with, request, soon, until,
+    Ends, GOAWAY, Open, SETTINGS, connect, connector, open, open_with, request, soon,
 };
 use crate::connection::{ConnectionEvents, Connector};
 use crate::endpoint::Endpoint;
@@ -70,7 +71,7 @@ async fn a_silent_peer_never_becomes_ready_and_nothing_stays_of_it() {
     assert_eq!(connector.gauge().open(), 1, "the connection is counted");
     attempt.drop();
     peer.closed().await;
-    until("the count", || connector.gauge().open() == 0).await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
 
 /// A future that can be polled by hand and dropped.
@@ -83,8 +84,11 @@ struct Attempt<F>(Option<std::pin::Pin<Box<F>>>);
 impl<F: Future> Attempt<F> {
     /// Whether it is still pending.
     fn poll(&mut self) -> bool {
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        self.0.as_mut().unwrap().as_mut().poll(&mut cx).is_pending()
+        self.poll_by(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn poll_by(&mut self, cx: &mut Context<'_>) -> bool {
+        self.0.as_mut().unwrap().as_mut().poll(cx).is_pending()
     }
 
     fn drop(&mut self) {
@@ -97,26 +101,28 @@ async fn an_attempt_with_a_stuck_peer_can_be_dropped() {
     // With no room for the preface, and with no room for what follows it.
     for reads_preface in [false, true] {
         let (connector, mut accept) = connector(Http2Settings::default(), 1);
-        let events = ConnectionEvents::detached();
+        let (events, mut ends) = Ends::new();
         let endpoint = Endpoint::new("http://a:1");
-        let mut attempt = tokio_test(connector.connect(&endpoint, events.clone()));
+        let mut attempt = tokio_test(connector.connect(&endpoint, events));
         assert!(attempt.poll(), "the dial has begun");
         let mut stuck = soon("a dial", accept.recv()).await.unwrap();
-        let reader = tokio::spawn(async move {
+        let reading = async {
             if reads_preface {
                 stuck.read_preface().await;
             }
             stuck
+        };
+        let mut reading = std::pin::pin!(reading);
+        let read = std::future::poll_fn(|cx| {
+            assert!(attempt.poll_by(cx), "it waits for SETTINGS");
+            reading.as_mut().poll(cx)
         });
-        until("the preface", || {
-            assert!(attempt.poll(), "it waits for SETTINGS");
-            !reads_preface || reader.is_finished()
-        })
-        .await;
+        let stuck = soon("the preface", read).await;
         assert_eq!(connector.gauge().open(), 1, "it is counted while it waits");
         attempt.drop();
-        until("the count", || connector.gauge().open() == 0).await;
-        assert!(events.has_ended(), "reads_preface {reads_preface}");
+        stuck.let_go().await;
+        assert_eq!(connector.gauge().open(), 0, "reads_preface {reads_preface}");
+        ends.told("the attempt's end").await;
     }
 }
 
@@ -132,7 +138,7 @@ async fn an_attempt_dropped_after_settings_leaves_nothing() {
     peer.next(SETTINGS).await;
     attempt.drop();
     peer.closed().await;
-    until("the count", || connector.gauge().open() == 0).await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
 
 #[tokio::test]
@@ -146,6 +152,8 @@ async fn a_peer_that_closes_or_speaks_http1_is_told_apart() {
             let mut peer = soon("a dial", accept.recv()).await.unwrap();
             peer.read_preface().await;
             soon("room", peer.io.write_all(said)).await.unwrap();
+            peer.hang_up().await;
+            assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
         };
         let events = ConnectionEvents::detached();
         let (error, ()) = tokio::join!(connect(&connector, events.clone()), peer);
@@ -153,7 +161,6 @@ async fn a_peer_that_closes_or_speaks_http1_is_told_apart() {
         assert!(error.contains(expected), "{error}");
         assert!(error.contains("http://peer.test"), "where: {error}");
         assert!(events.has_ended(), "the attempt is over");
-        until("the count", || connector.gauge().open() == 0).await;
     }
 }
 
@@ -177,15 +184,15 @@ async fn a_goaway_on_an_idle_connection_ends_it() {
     let Open {
         mut service,
         mut peer,
-        events,
+        mut ends,
         connector,
     } = open().await;
     assert!(ready(&mut service).await, "it takes calls");
     peer.goaway(0x7fff_ffff).await;
-    until("the GOAWAY", || events.has_ended()).await;
+    ends.told("the GOAWAY").await;
     assert!(!ready(&mut service).await, "it takes no more calls");
     peer.closed().await;
-    until("the count", || connector.gauge().open() == 0).await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
 
 #[tokio::test]
@@ -193,13 +200,14 @@ async fn an_end_of_an_idle_connection_is_told() {
     let Open {
         mut service,
         peer,
-        events,
+        mut ends,
         connector,
     } = open().await;
-    drop(peer);
-    until("the end", || events.has_ended()).await;
+    let hung_up = peer.hang_up();
+    ends.told("the end").await;
     assert!(!ready(&mut service).await, "it takes no more calls");
-    until("the count", || connector.gauge().open() == 0).await;
+    hung_up.await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
 
 #[tokio::test]
@@ -217,7 +225,7 @@ async fn the_connection_ends_with_its_last_service() {
     drop(clone);
     peer.next(GOAWAY).await;
     peer.closed().await;
-    until("the count", || connector.gauge().open() == 0).await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
 
 #[tokio::test]
@@ -243,7 +251,7 @@ async fn a_call_under_way_outlives_the_services() {
     let (response, ()) = soon("the answer", async { tokio::join!(call, answer) }).await;
     drop(response.expect("the call finishes"));
     peer.closed().await;
-    until("the count", || connector.gauge().open() == 0).await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,7 +264,7 @@ async fn a_ping_without_an_answer_ends_the_connection() {
     let Open {
         mut service,
         mut peer,
-        events,
+        mut ends,
         ..
     } = open_with(settings, &[]).await;
     let call = service.call(request("abc"));
@@ -271,5 +279,5 @@ async fn a_ping_without_an_answer_ends_the_connection() {
     let error = result.unwrap_err();
     assert!(error.is_connection_lost(), "{error:?}");
     assert!(is_connection_lost(&error), "by the function as well");
-    until("the end", || events.has_ended()).await;
+    ends.told("the end").await;
 }

@@ -1,17 +1,24 @@
 //! A server written frame by frame.
 
 use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{Request, Uri};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use tokio::sync::mpsc;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
+use tokio::sync::{mpsc, oneshot};
 use tonic::body::Body;
 
-use crate::connection::{ConnectionEvents, Connector};
+use crate::connection::{ConnectionEvents, Connector, Ended};
 use crate::endpoint::Endpoint;
 use crate::grpc::http2::{ConnectError, Http2, Http2Connector, Http2Settings};
+use crate::health::{Ejection, Ejections};
+use crate::policy::Subchannel;
 
 pub(super) const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
@@ -40,14 +47,66 @@ pub(super) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// Lets the other tasks of the runtime run until `done` says so.
-pub(super) async fn until(what: &str, mut done: impl FnMut() -> bool) {
-    soon(what, async {
-        while !done() {
-            tokio::time::sleep(Duration::from_millis(1)).await;
+/// What a connection tells of its end.
+pub(super) struct Ends(mpsc::UnboundedReceiver<Ended>);
+
+impl Ends {
+    /// With the events by which it is told.
+    pub(super) fn new() -> (ConnectionEvents, Self) {
+        let (inbox, ends) = mpsc::unbounded_channel();
+        let rules = Arc::new(Ejections::new(Ejection::off()));
+        let subchannel = Arc::new(Subchannel::new(0, "peer".into(), rules));
+        (ConnectionEvents::new(subchannel, 1, inbox), Self(ends))
+    }
+
+    /// Waits until it is told.
+    pub(super) async fn told(&mut self, what: &str) {
+        let end = soon(what, self.0.recv()).await;
+        assert!(end.is_some(), "told before its events are gone: {what}");
+    }
+
+    /// Whether it was told by now.
+    pub(super) fn were_told(&mut self) -> bool {
+        self.0.try_recv().is_ok()
+    }
+}
+
+/// The client's end of the pipe to a [`Peer`].
+pub(super) struct Near {
+    io: DuplexStream,
+    broken: Arc<AtomicBool>,
+    _alive: oneshot::Sender<()>,
+}
+
+impl AsyncRead for Near {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Near {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.broken.load(Ordering::SeqCst) {
+            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
         }
-    })
-    .await;
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
 }
 
 #[derive(Debug)]
@@ -60,9 +119,42 @@ pub(super) struct Frame {
 
 pub(super) struct Peer {
     pub(super) io: DuplexStream,
+    broken: Arc<AtomicBool>,
+    gone: oneshot::Receiver<()>,
 }
 
 impl Peer {
+    /// A peer, and the client's end of the pipe to it, with room for `buffer` bytes each way.
+    pub(super) fn piped(buffer: usize) -> (Near, Self) {
+        let (near, far) = tokio::io::duplex(buffer);
+        let broken = Arc::<AtomicBool>::default();
+        let (alive, gone) = oneshot::channel();
+        let near = Near {
+            io: near,
+            broken: broken.clone(),
+            _alive: alive,
+        };
+        let io = far;
+        (near, Self { io, broken, gone })
+    }
+
+    /// From now on the client's writes fail, while its reads go on.
+    pub(super) fn break_writes(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+
+    /// Hangs up at once; the wait is for the client to let go of its end.
+    pub(super) fn hang_up(self) -> impl Future<Output = ()> {
+        drop(self.io);
+        let_go(self.gone)
+    }
+
+    /// Waits until nothing of the client holds its end any more.
+    pub(super) async fn let_go(self) {
+        let _open = self.io;
+        let_go(self.gone).await;
+    }
+
     pub(super) async fn read_preface(&mut self) {
         let mut preface = [0; 24];
         soon("the preface", self.io.read_exact(&mut preface))
@@ -143,10 +235,16 @@ impl Peer {
         self.send(RST_STREAM, 0, stream, &code.to_be_bytes()).await;
     }
 
-    /// Reads until the client has closed.
-    pub(super) async fn closed(&mut self) {
+    /// Reads until the client has closed and let go of its end.
+    pub(super) async fn closed(mut self) {
         while self.frame().await.is_some() {}
+        self.let_go().await;
     }
+}
+
+async fn let_go(gone: oneshot::Receiver<()>) {
+    let gone = soon("the client to let go of its end", gone).await;
+    gone.expect_err("nothing is sent by this");
 }
 
 /// A connector whose dials end at in-memory peers with room for `buffer` bytes each way.
@@ -156,11 +254,11 @@ pub(super) fn connector(
 ) -> (Http2Connector, mpsc::UnboundedReceiver<Peer>) {
     let (peers, accept) = mpsc::unbounded_channel();
     let dial = tower::service_fn(move |_: Uri| {
-        let (client, server) = tokio::io::duplex(buffer);
-        let sent = peers.send(Peer { io: server });
+        let (near, peer) = Peer::piped(buffer);
+        let sent = peers.send(peer);
         async move {
-            sent.map_err(|_| std::io::Error::other("nobody accepts"))?;
-            Ok::<_, std::io::Error>(TokioIo::new(client))
+            sent.map_err(|_| io::Error::other("nobody accepts"))?;
+            Ok::<_, io::Error>(TokioIo::new(near))
         }
     });
     let connector = Http2Connector::with_connector(settings, dial).expect("good settings");
@@ -170,7 +268,7 @@ pub(super) fn connector(
 pub(super) struct Open {
     pub(super) service: Http2,
     pub(super) peer: Peer,
-    pub(super) events: ConnectionEvents,
+    pub(super) ends: Ends,
     pub(super) connector: Http2Connector,
 }
 
@@ -185,18 +283,18 @@ pub(super) async fn connect(
 /// A connection to a peer that has sent `settings`.
 pub(super) async fn open_with(http2: Http2Settings, settings: &[(u16, u32)]) -> Open {
     let (connector, mut accept) = connector(http2, 1 << 20);
-    let events = ConnectionEvents::detached();
+    let (events, ends) = Ends::new();
     let peer = async {
         let mut peer = soon("a dial", accept.recv()).await.expect("a dial");
         peer.read_preface().await;
         peer.settings(settings).await;
         peer
     };
-    let (service, peer) = tokio::join!(connect(&connector, events.clone()), peer);
+    let (service, peer) = tokio::join!(connect(&connector, events), peer);
     Open {
         service: service.expect("it connects"),
         peer,
-        events,
+        ends,
         connector,
     }
 }

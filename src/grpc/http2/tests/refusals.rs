@@ -1,28 +1,19 @@
 //! Which requests come back: only those that the server certainly did not process.
 
-use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
-
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame as BodyFrame;
 use http_body_util::{BodyExt, StreamBody};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::body::Body;
 use tower_service::Service;
 
 use super::peer::{
-    DATA, END_HEADERS, END_STREAM, HEADERS, INTERNAL_ERROR, Open, Peer, REFUSED_STREAM, STATUS_200,
-    connect, open, open_with, request, soon, until,
+    DATA, END_HEADERS, END_STREAM, HEADERS, INTERNAL_ERROR, Open, REFUSED_STREAM, STATUS_200, open,
+    open_with, request, soon,
 };
 use crate::call::Reclaim;
-use crate::connection::ConnectionEvents;
-use crate::grpc::http2::{AttemptError, Http2, Http2Connector, Http2Settings};
+use crate::grpc::http2::{AttemptError, Http2, Http2Settings};
 
 type Called = tokio::task::JoinHandle<Result<(), AttemptError>>;
 
@@ -164,7 +155,7 @@ async fn an_end_without_goaway_does_not() {
     let Open {
         service,
         mut peer,
-        events,
+        mut ends,
         ..
     } = open().await;
     let called = call(&service, request("abc"));
@@ -175,7 +166,7 @@ async fn an_end_without_goaway_does_not() {
         error.is_connection_lost(),
         "the call died with its connection: {error:?}"
     );
-    assert!(events.has_ended(), "the balancer knows");
+    assert!(ends.were_told(), "the balancer knows");
     stays_away(error);
 }
 
@@ -184,11 +175,11 @@ async fn a_request_in_hypers_queue_comes_back() {
     let Open {
         service,
         mut peer,
-        events,
+        mut ends,
         ..
     } = open().await;
     peer.goaway(0).await;
-    until("the GOAWAY", || events.has_ended()).await;
+    ends.told("the GOAWAY").await;
     // The balancer looked before the GOAWAY came and calls after it.
     let error = failed(call(&service, request("abc"))).await;
     assert!(
@@ -344,71 +335,19 @@ async fn body_errors_tell_a_lost_connection_from_a_reset() {
     }
 }
 
-/// A stream whose writes fail once the switch is on, while its reads go on.
-struct Half {
-    io: tokio::io::DuplexStream,
-    broken: Arc<AtomicBool>,
-}
-
-impl AsyncRead for Half {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Half {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        if self.broken.load(Ordering::SeqCst) {
-            return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()));
-        }
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-}
-
 #[tokio::test]
 async fn a_goaway_that_comes_after_a_failed_write_still_counts() {
-    let (client, server) = tokio::io::duplex(1 << 16);
-    let broken = Arc::new(AtomicBool::new(false));
-    let half = Arc::new(Mutex::new(Some(Half {
-        io: client,
-        broken: broken.clone(),
-    })));
-    let dial = tower::service_fn(move |_: http::Uri| {
-        let half = half.lock().expect("no panic").take();
-        async move { half.map(TokioIo::new).ok_or("one dial only") }
-    });
-    let connector = Http2Connector::with_connector(Http2Settings::default(), dial).expect("good");
-    let mut peer = Peer { io: server };
-    let events = ConnectionEvents::detached();
-    let ((), service) = tokio::join!(
-        async {
-            peer.read_preface().await;
-            peer.settings(&[]).await;
-        },
-        connect(&connector, events.clone())
-    );
-    let service = service.expect("it connects");
+    let Open {
+        service,
+        mut peer,
+        mut ends,
+        connector,
+    } = open().await;
     let first = call(&service, request("abc"));
     assert_eq!(peer.request().await.0, 1, "the first stream");
-    broken.store(true, Ordering::SeqCst);
+    peer.break_writes();
     let second = call(&service, request("def"));
-    until("the failed write", || events.has_ended()).await;
+    ends.told("the failed write").await;
     peer.goaway(1).await;
     let error = failed(second).await;
     comes_back(error, "def").await;
@@ -418,6 +357,6 @@ async fn a_goaway_that_comes_after_a_failed_write_still_counts() {
         .await
         .expect("no panic")
         .expect("what the server still answers is read");
-    drop(peer);
-    until("the count", || connector.gauge().open() == 0).await;
+    peer.hang_up().await;
+    assert_eq!(connector.gauge().open(), 0, "nothing is counted any more");
 }
