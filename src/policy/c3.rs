@@ -409,6 +409,20 @@ mod tests {
     }
 
     #[test]
+    fn what_the_server_of_the_connection_before_said_is_forgotten() {
+        let mut fleet = Fleet::new(C3::default().with_probes(0).unwrap(), 2);
+        fleet.said(0, 1_000, 10);
+        fleet.said(1, 0, 10);
+        assert_eq!(fleet.picks(), [0, 1_000], "it has a thousand requests");
+        fleet.candidates.all()[0].subchannel().connected(1);
+        assert_eq!(
+            fleet.picks(),
+            [1_000, 0],
+            "a server that has just started is tried"
+        );
+    }
+
+    #[test]
     fn what_cannot_be_is_refused() {
         let error = C3::default().with_choices(1).unwrap_err();
         assert_eq!(error.field(), Some("choices"), "{error}");
