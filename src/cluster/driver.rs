@@ -5,7 +5,7 @@
 //! a snapshot of a large set it rests as long as that took: it neither reads the source, whose later
 //! states say all that the earlier ones said, nor publishes, and so takes no more than about half of a
 //! processor, however large the set is and however often it changes. A policy that goes by time has its
-//! picker built anew every so often, though nothing happened.
+//! picker built anew every so often, though nothing happened ([`refresh`](crate::cluster::refresh)).
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, Id, JoinSet};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::cluster::Settings;
+use crate::cluster::refresh::Refresh;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
 use crate::cluster::watches::Watches;
@@ -92,12 +93,16 @@ where
     if let Some(asks) = asks {
         probes::start(asks, &shared, launch.settings.seed, runtime);
     }
+    let refresh = Refresh::new(launch.policy.clone());
+    let mut settings = launch.settings;
+    settings.listener = settings.listener.map(|_| refresh.listener());
     let driver = Driver {
-        connect_timeout: launch.settings.connect_timeout,
-        watches: Watches::new(launch.load_reports, &launch.settings),
-        cluster: Cluster::new(launch.settings, Some(on_change)),
+        connect_timeout: settings.connect_timeout,
+        watches: Watches::new(launch.load_reports, &settings),
+        cluster: Cluster::new(settings, Some(on_change)),
         connector: Arc::new(launch.connector),
         policy: launch.policy,
+        refresh,
         dials: JoinSet::new(),
         dialing: HashMap::new(),
         tasks: HashMap::new(),
@@ -113,6 +118,7 @@ struct Driver<C: Connector, W> {
     connector: Arc<C>,
     connect_timeout: Duration,
     policy: Arc<dyn Policy>,
+    refresh: Refresh,
     dials: JoinSet<Result<C::Service, BoxError>>,
     /// The dial under way for an endpoint.
     dialing: HashMap<u64, AbortHandle>,
@@ -150,23 +156,17 @@ where
         let mut began = Instant::now();
         let mut rest_until = began;
         let mut dirty = false;
-        let period = self.policy.refresh().map(|p| p.max(SHORTEST_REST));
-        // A period that no clock reaches is none.
-        let refresh_from = |now: Instant| period.and_then(|period| now.checked_add(period));
-        let mut refresh_at = refresh_from(began);
+        self.refresh.begin(began);
         loop {
             dirty |= self.cluster.take_dirty();
-            let now = Instant::now();
-            if refresh_at.is_some_and(|due| due <= now) {
-                refresh_at = refresh_from(now);
-                dirty = true;
-            }
+            dirty |= self.refresh.take_due(Instant::now());
             if dirty && rest_until <= Instant::now() {
                 if !self.publish() {
                     return;
                 }
                 dirty = false;
                 let now = Instant::now();
+                self.refresh.built(now);
                 let spent = now - began;
                 if spent >= SHORTEST_REST {
                     rest_until = now + spent;
@@ -174,7 +174,7 @@ where
             }
             let rests = Instant::now() < rest_until;
             let tick = self.cluster.next_tick();
-            let wakes = [tick, rests.then_some(rest_until), refresh_at];
+            let wakes = [tick, rests.then_some(rest_until), self.refresh.due()];
             let wake = wakes.into_iter().flatten().min();
             let event = tokio::select! {
                 biased;
@@ -186,6 +186,10 @@ where
                     Event::Tick
                 }
                 update = next(&mut discovery), if !rests => read(update),
+                () = self.refresh.woken() => {
+                    self.refresh.begin(Instant::now());
+                    Event::Tick
+                }
                 () = at(wake) => Event::Tick,
             };
             began = Instant::now();

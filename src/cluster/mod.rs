@@ -20,6 +20,7 @@
 mod clock;
 mod driver;
 mod probes;
+mod refresh;
 mod snapshot;
 mod step;
 mod watches;
