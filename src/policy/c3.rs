@@ -30,7 +30,7 @@ const UNKNOWN: f64 = 1e60;
 /// Who gets no calls is not heard of, and its last word may have been a bad one: so with each call one
 /// endpoint drawn at random is [probed](Self::with_probes). In place of a server that answered nothing
 /// lately, or does not report at all, `R` speaks for `s`. An endpoint of which nothing is known gets one
-/// call and no more until it has answered.
+/// call and no more until it has answered. [Weights](crate::Endpoint::weight) are not looked at.
 ///
 /// | | default | with [`with_choices`](Self::with_choices) |
 /// |---|---|---|

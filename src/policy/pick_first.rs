@@ -28,7 +28,8 @@ use crate::policy::{Candidate, Candidates, Connects, Pick, PickContext, Picker, 
 /// endpoint. [`with_shuffle`](Self::with_shuffle) spreads the clients, and not the calls of one.
 ///
 /// The order is that of the source: of a fixed list as it was given, of a
-/// [`Handle`](crate::discovery::Handle) or a `Discover` that of the ids.
+/// [`Handle`](crate::discovery::Handle) or a `Discover` that of the ids. [Weights](crate::Endpoint::weight) are not
+/// looked at.
 ///
 /// gRPC waits for a call before it connects again after a connection is lost; this does so at once, as the
 /// balancer does with every policy. gRPC's pick first takes no note of ejections; this goes on to the next
