@@ -140,6 +140,7 @@ impl PickFirstPicker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::PreviousEndpoints;
     use crate::math::Rng;
     use crate::policy::Tried;
     use crate::policy::testing::{pick, picked};
@@ -208,6 +209,10 @@ mod tests {
         }
         let mut context = PickContext::new(&mut rng).with_tried(&tried);
         assert_eq!(picker.pick(&mut context), Pick::Nothing, "all are tried");
+        let previous = PreviousEndpoints::new();
+        previous.insert("a".into());
+        let context = PickContext::new(&mut rng).with_previous(&previous);
+        assert_eq!(picked(&*picker, context), 1, "an attempt before went to a");
         assert_eq!(pick(&*picker, &mut rng), 0, "that was of one call only");
     }
 

@@ -104,6 +104,32 @@ fn a_small_fleet_has_no_pool() {
 }
 
 #[test]
+fn a_fleet_of_six_has_a_pool() {
+    let mut fleet = Fleet::new(Adaptive::default(), 6);
+    for slot in 0..6 {
+        fleet.says(slot, 9, if slot == 5 { 1 } else { 50 }, at(0));
+    }
+    fleet.rebuild(at(1));
+    let (first, probes) = fleet.pick(at(1));
+    assert_eq!((first, probes.len()), (5, 1), "it said that it is fast");
+}
+
+#[test]
+fn a_call_makes_the_latency_that_its_server_said_longer() {
+    let mut fleet = Fleet::new(Adaptive::default(), 10);
+    for slot in 0..8 {
+        // So many that neither of the other two is hot.
+        fleet.says(slot, 100, 50, at(0));
+    }
+    fleet.says(8, 1, 10, at(1));
+    fleet.says(9, 1, 14, at(1));
+    fleet.rebuild(at(2));
+    let picks = [(); 4].map(|()| fleet.pick(at(2)).0);
+    // 10, 15 and 20 ms with 1 to 3 under way; 14 and 21 ms with 1 and 2.
+    assert_eq!(picks, [8, 9, 8, 8]);
+}
+
+#[test]
 fn where_weights_differ_no_report_overrules_them() {
     let endpoints = (0..10).map(|n| Endpoint::new(format!("e{n}")).with_weight(1 + 98 * (n % 2)));
     let mut fleet = Fleet::of(endpoints, Adaptive::default());
