@@ -12,12 +12,14 @@ use bytes::Bytes;
 use evenkeel::balance::Http;
 use evenkeel::call::RequestInfo;
 use evenkeel::connection::Discovered;
-use evenkeel::math::Rng;
-use evenkeel::outcome::ByStatusCode;
+use evenkeel::load::ReportSource;
+use evenkeel::math::{Moment, Rng};
+use evenkeel::outcome::{ByStatusCode, LoadReport};
 use evenkeel::policy::{
-    BoundedLoad, Candidates, Connects, HashSource, IpHash, LeastRequest, Maglev,
-    OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, PickFirst, Policy, Prequal, Random,
-    Rendezvous, RingHash, RoundRobin, WeightedRandom, WeightedRoundRobin,
+    Adaptive, BoundedLoad, C3, Candidates, Connects, HashSource, IpHash, LeastRequest, Maglev,
+    OrcaWeightedRoundRobin, PeakEwma, Pick, PickContext, PickFirst, Policy, PolicyConfig, Prequal,
+    ProbeRequests, Random, Rendezvous, RingHash, RoundRobin, Tried, WeightedRandom,
+    WeightedRoundRobin,
 };
 use evenkeel::probe::{Answer, probe_fn};
 use evenkeel::retry::{RetryLayer, RetryPolicy};
@@ -126,6 +128,8 @@ async fn least_request_allocates_nothing() {
     plain(LeastRequest::default().with_choices(3).unwrap()).await;
     plain(LeastRequest::full_scan()).await;
     plain(PeakEwma::default()).await;
+    plain(Adaptive::default()).await;
+    plain(C3::default().with_probes(0).unwrap()).await;
 }
 
 #[tokio::test]
@@ -157,6 +161,58 @@ async fn policies_that_hash_allocate_nothing() {
     plain(Maglev::default()).await;
     plain(Rendezvous::default()).await;
     plain(Maglev::default().with_bounded_load(BoundedLoad::default())).await;
+}
+
+/// By the picker alone, so that also what a call seldom meets is counted: endpoints lost and tried, servers that
+/// report and are asked.
+#[test]
+fn no_policy_allocates_at_a_pick() {
+    for config in PolicyConfig::all() {
+        for heaviest in [1, 4] {
+            let policy = config.build().expect("its defaults are right");
+            let endpoint = |i: u32| Endpoint::new(format!("e{i}")).with_weight(1 + i % heaviest);
+            let set = Candidates::connected_for((0..40).map(endpoint), policy.measures());
+            let later = Moment::default() + Duration::from_secs(11);
+            for (slot, candidate) in set.all().iter().enumerate() {
+                let report = LoadReport::new()
+                    .with_in_flight(slot as u32)
+                    .with_cpu_utilization(0.5)
+                    .with_qps(1.0 + slot as f64);
+                let endpoint = candidate.subchannel();
+                for at in [Moment::default(), later] {
+                    endpoint.reported(&report, ReportSource::Probe, at);
+                }
+                if let Some(queue) = endpoint.reports().queue() {
+                    policy.reported(endpoint, queue, ReportSource::Probe);
+                }
+            }
+            let picker = policy.build(&set.clone().with_now(later), None);
+            for candidate in set.all().iter().step_by(2) {
+                candidate.subchannel().disconnected(candidate.connection());
+            }
+            let mut tried = Tried::new();
+            tried.insert(set.all()[1].connection());
+            let mut rng = Rng::new(1);
+            let mut asked = 0;
+            let count = allocations(|_| {
+                let mut probes = ProbeRequests::new();
+                let mut context = PickContext::new(&mut rng)
+                    .with_now(later)
+                    .with_tried(&tried)
+                    .with_probes(&mut probes);
+                let Pick::Endpoint(slot) = picker.pick(&mut context) else {
+                    panic!("{config}: most of the half are usable");
+                };
+                asked += probes.slots().count();
+                let _claim = set.all()[slot].claim(false);
+            });
+            assert_eq!(count, 0, "{config}: {CALLS} picks allocate nothing");
+            // Where weights differ, the default policy goes by no reports.
+            let asks = policy.measures().probes.is_some()
+                && !(policy.name() == "adaptive" && heaviest > 1);
+            assert_eq!(asked > 0, asks, "{config}: it went by what servers report");
+        }
+    }
 }
 
 #[test]
@@ -226,6 +282,8 @@ async fn weights_allocate_nothing() {
     by_weight(WeightedRoundRobin::default()).await;
     plain(WeightedRandom::default()).await;
     by_weight(WeightedRandom::default()).await;
+    by_weight(PeakEwma::default()).await;
+    by_weight(Adaptive::default()).await;
 }
 
 #[tokio::test]

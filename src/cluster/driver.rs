@@ -5,7 +5,7 @@
 //! a snapshot of a large set it rests as long as that took: it neither reads the source, whose later
 //! states say all that the earlier ones said, nor publishes, and so takes no more than about half of a
 //! processor, however large the set is and however often it changes. A policy that goes by time has its
-//! picker built anew every so often, though nothing happened.
+//! picker built anew every so often, though nothing happened ([`refresh`](crate::cluster::refresh)).
 
 use std::collections::HashMap;
 use std::future::pending;
@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use crate::cluster::Settings;
 use crate::cluster::checks::{Checked, Checks};
 use crate::cluster::load_reports::LoadReports;
+use crate::cluster::refresh::Refresh;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
 use crate::cluster::{clock, probes};
@@ -59,7 +60,7 @@ pub(crate) struct Launch<C, P, W, H> {
 
 /// Starts the control plane on `runtime`.
 pub(crate) fn launch<C, P, W, H>(
-    mut launch: Launch<C, P, W, H>,
+    launch: Launch<C, P, W, H>,
     runtime: &Runtime,
 ) -> Arc<Shared<C::Service>>
 where
@@ -100,14 +101,18 @@ where
     if let Some(asks) = asks {
         probes::start(asks, &shared, launch.settings.seed, runtime);
     }
-    let (checks, verdicts) = Checks::new(launch.health_check, &mut launch.settings);
+    let refresh = Refresh::new(launch.policy.clone());
+    let mut settings = launch.settings;
+    settings.listener = settings.listener.map(|_| refresh.listener());
+    let (checks, verdicts) = Checks::new(launch.health_check, &mut settings);
     let driver = Driver {
-        connect_timeout: launch.settings.connect_timeout,
-        load_reports: LoadReports::new(launch.load_reports, &launch.settings),
+        connect_timeout: settings.connect_timeout,
+        load_reports: LoadReports::new(launch.load_reports, &settings),
         checks,
-        cluster: Cluster::new(launch.settings, Some(on_change)),
+        cluster: Cluster::new(settings, Some(on_change)),
         connector: Arc::new(launch.connector),
         policy: launch.policy,
+        refresh,
         dials: JoinSet::new(),
         dialing: HashMap::new(),
         tasks: HashMap::new(),
@@ -137,6 +142,7 @@ struct Driver<C: Connector, W, H> {
     connector: Arc<C>,
     connect_timeout: Duration,
     policy: Arc<dyn Policy>,
+    refresh: Refresh,
     dials: JoinSet<Result<C::Service, BoxError>>,
     /// The dial under way for an endpoint.
     dialing: HashMap<u64, AbortHandle>,
@@ -175,23 +181,17 @@ where
         let mut began = Instant::now();
         let mut rest_until = began;
         let mut dirty = false;
-        let period = self.policy.refresh().map(|p| p.max(SHORTEST_REST));
-        // A period that no clock reaches is none.
-        let refresh_from = |now: Instant| period.and_then(|period| now.checked_add(period));
-        let mut refresh_at = refresh_from(began);
+        self.refresh.begin(began);
         loop {
             dirty |= self.cluster.take_dirty();
-            let now = Instant::now();
-            if refresh_at.is_some_and(|due| due <= now) {
-                refresh_at = refresh_from(now);
-                dirty = true;
-            }
+            dirty |= self.refresh.take_due(Instant::now());
             if dirty && rest_until <= Instant::now() {
                 if !self.publish() {
                     return;
                 }
                 dirty = false;
                 let now = Instant::now();
+                self.refresh.built(now);
                 let spent = now - began;
                 if spent >= SHORTEST_REST {
                     rest_until = now + spent;
@@ -199,7 +199,7 @@ where
             }
             let rests = Instant::now() < rest_until;
             let tick = self.cluster.next_tick();
-            let wakes = [tick, rests.then_some(rest_until), refresh_at];
+            let wakes = [tick, rests.then_some(rest_until), self.refresh.due()];
             let wake = wakes.into_iter().flatten().min();
             let event = tokio::select! {
                 biased;
@@ -215,6 +215,10 @@ where
                     Event::Tick
                 }
                 update = next(&mut sources.discovery), if !rests => read(update),
+                () = self.refresh.woken() => {
+                    self.refresh.begin(Instant::now());
+                    Event::Tick
+                }
                 () = at(wake) => Event::Tick,
             };
             began = Instant::now();

@@ -22,6 +22,7 @@ mod clock;
 mod driver;
 mod load_reports;
 mod probes;
+mod refresh;
 mod snapshot;
 mod step;
 mod watches;

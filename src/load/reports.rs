@@ -117,7 +117,7 @@ impl Reports {
         Some(f64::from_bits(self.weight.load(Ordering::Relaxed)))
     }
 
-    /// The last word on requests under way and latency, however old.
+    /// The last word on requests under way and latency, however old, of the server that is connected.
     #[inline]
     pub fn queue(&self) -> Option<ServerQueue> {
         let probed = self.probed.load(Ordering::Acquire);
@@ -133,11 +133,14 @@ impl Reports {
         })
     }
 
-    /// A new connection: it may be another server, whose weights are to settle first (gRFC A58).
+    /// A new connection: it may be another server, whose weights are to settle first (gRFC A58), and whose queue
+    /// is not known.
     pub(crate) fn restart(&self) {
-        // A plain load keeps the line shared where nothing reports.
-        if self.since.load(Ordering::Relaxed) != 0 {
-            self.since.store(0, Ordering::Relaxed);
+        for told in [&self.since, &self.probed] {
+            // A plain load keeps the line shared where nothing reports.
+            if told.load(Ordering::Relaxed) != 0 {
+                told.store(0, Ordering::Relaxed);
+            }
         }
     }
 }
@@ -251,5 +254,7 @@ mod tests {
         };
         assert_eq!(reports.queue(), Some(expected));
         assert_eq!(weight(&reports, 100), None, "no weight in it");
+        reports.restart();
+        assert_eq!(reports.queue(), None, "that was another server");
     }
 }

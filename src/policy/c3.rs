@@ -3,7 +3,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::load::{Decay, LatencyRules, Measures, ProbeRules, ReportRules};
 use crate::math::Moment;
-use crate::policy::draw::draw;
+use crate::policy::draw::{ask, draw};
 use crate::policy::{Candidate, Candidates, Pick, PickContext, Picker, Policy};
 
 /// Probes at one pick: as many as a [`PickContext`] takes.
@@ -30,7 +30,7 @@ const UNKNOWN: f64 = 1e60;
 /// Who gets no calls is not heard of, and its last word may have been a bad one: so with each call one
 /// endpoint drawn at random is [probed](Self::with_probes). In place of a server that answered nothing
 /// lately, or does not report at all, `R` speaks for `s`. An endpoint of which nothing is known gets one
-/// call and no more until it has answered.
+/// call and no more until it has answered. [Weights](crate::Endpoint::weight) are not looked at.
 ///
 /// | | default | with [`with_choices`](Self::with_choices) |
 /// |---|---|---|
@@ -119,7 +119,7 @@ impl C3 {
         Ok(self)
     }
 
-    /// How many endpoints are probed with each call. With 0, only their answers tell of them, and one whose
+    /// How many endpoints are probed with each call, none of them twice. With 0, only their answers tell of them, and one whose
     /// last word was bad is seldom heard of again. Default 1.
     ///
     /// # Errors
@@ -175,12 +175,7 @@ struct C3Picker {
 impl Picker for C3Picker {
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
         let usable = &**self.candidates.usable();
-        for _ in 0..self.probes {
-            let index = context.rng().below(usable.len());
-            if let Some(candidate) = usable.get(index) {
-                context.probe(candidate);
-            }
-        }
+        ask(usable, self.probes as usize, context);
         let best = if self.choices < usable.len() {
             let draws = |context: &mut PickContext<'_>| context.rng().below(usable.len());
             self.best(usable, self.choices, context, |_, context| draws(context))
@@ -395,16 +390,36 @@ mod tests {
     }
 
     #[test]
-    fn each_call_asks_as_many_servers_as_was_said() {
-        for probes in [0, 1, 3] {
+    fn each_call_asks_as_many_servers_as_was_said_and_none_twice() {
+        for (probes, servers, asked) in [(0, 4, 0), (1, 4, 1), (3, 4, 3), (8, 8, 8), (8, 2, 2)] {
             let policy = C3::default().with_probes(probes).unwrap();
             assert_eq!(policy.measures().probes.is_some(), probes > 0);
-            let mut fleet = Fleet::new(policy, 4);
-            let mut requests = ProbeRequests::new();
-            let mut context = PickContext::new(&mut fleet.rng).with_probes(&mut requests);
-            fleet.picker.pick(&mut context);
-            assert_eq!(requests.slots().count(), probes as usize);
+            let mut fleet = Fleet::new(policy, servers);
+            for _ in 0..20 {
+                let mut requests = ProbeRequests::new();
+                let mut context = PickContext::new(&mut fleet.rng).with_probes(&mut requests);
+                fleet.picker.pick(&mut context);
+                let mut slots: Vec<_> = requests.slots().collect();
+                slots.sort_unstable();
+                slots.dedup();
+                assert_eq!(slots.len(), asked, "{probes} of {servers}: {slots:?}");
+                assert_eq!(requests.slots().count(), asked, "each of them once");
+            }
         }
+    }
+
+    #[test]
+    fn what_the_server_of_the_connection_before_said_is_forgotten() {
+        let mut fleet = Fleet::new(C3::default().with_probes(0).unwrap(), 2);
+        fleet.said(0, 1_000, 10);
+        fleet.said(1, 0, 10);
+        assert_eq!(fleet.picks(), [0, 1_000], "it has a thousand requests");
+        fleet.candidates.all()[0].subchannel().connected(1);
+        assert_eq!(
+            fleet.picks(),
+            [1_000, 0],
+            "a server that has just started is tried"
+        );
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Finding a usable endpoint at random, and finding any at all.
+//! Finding a usable endpoint at random, and finding any at all; and endpoints to ask, at random.
 
 use crate::math::Rng;
 use crate::policy::{Candidate, PickContext};
@@ -64,6 +64,17 @@ pub(super) fn first_from<'c>(
 ) -> Option<&'c Candidate> {
     let (before, from) = candidates.split_at_checked(start)?;
     from.iter().chain(before).find(|c| context.is_usable(c))
+}
+
+/// Has the servers of so many of `candidates` asked for their load, of all of them if there are no more: drawn at
+/// random, and none twice.
+#[inline]
+pub(super) fn ask(candidates: &[Candidate], count: usize, context: &mut PickContext<'_>) {
+    let mut drawn = Drawn::default();
+    for _ in 0..count.min(candidates.len()).min(MOST_DRAWN) {
+        let index = drawn.other(candidates.len(), context.rng());
+        context.probe(&candidates[index]);
+    }
 }
 
 /// The indices drawn so far, in ascending order; at most [`MOST_DRAWN`].

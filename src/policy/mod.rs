@@ -129,6 +129,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::load::{Measures, ReportSource, ServerQueue};
+use crate::math::Moment;
 
 /// A load balancing algorithm: builds a [`Picker`] for each set of endpoints.
 pub trait Policy: fmt::Debug + Send + Sync + 'static {
@@ -155,6 +156,15 @@ pub trait Policy: fmt::Debug + Send + Sync + 'static {
     /// is built. At most a thousand times a second.
     fn refresh(&self) -> Option<Duration> {
         None
+    }
+
+    /// Whether, as of `now`, every picker built from here on would be as good as the last one until a server
+    /// [reports](Self::reported) again. Then there is no [refresh](Self::refresh) before that, and an idle
+    /// balancer sleeps; after it the next one is a period away. A report that comes in while this is asked
+    /// may go unnoticed until the next one. Asked after each build, where there is a refresh; by default `false`.
+    fn rests(&self, now: Moment) -> bool {
+        let _ = now;
+        false
     }
 
     /// Which endpoints are to be connected; all of them by default. Asked once, when the balancer is
@@ -187,6 +197,10 @@ impl<P: Policy + ?Sized> Policy for Arc<P> {
 
     fn refresh(&self) -> Option<Duration> {
         (**self).refresh()
+    }
+
+    fn rests(&self, now: Moment) -> bool {
+        (**self).rests(now)
     }
 
     fn connects(&self) -> Connects {

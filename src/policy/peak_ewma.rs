@@ -360,6 +360,27 @@ mod tests {
     }
 
     #[test]
+    fn weights_are_looked_at_by_their_ratio_alone() {
+        let picks = |unit| {
+            let endpoints = [("a", 1), ("b", 3_u32)].map(|(id, weight)| {
+                let endpoint = Endpoint::new(id);
+                endpoint.with_weight(weight * unit)
+            });
+            let mut pair = Pair::of(PeakEwma::default(), endpoints);
+            pair.call(0, 0, 10, Outcome::Success);
+            pair.call(1, 0, 11, Outcome::Success);
+            let mut claims = Vec::new();
+            let mut take = |_| {
+                let slot = pair.pick(20);
+                claims.push(pair.candidates.all()[slot].claim(false));
+                slot
+            };
+            (0..100).map(&mut take).collect::<Vec<_>>()
+        };
+        assert_eq!(picks(1), picks(1_000), "1 : 3 and 1,000 : 3,000");
+    }
+
+    #[test]
     fn no_decay_at_all_is_refused() {
         let error = PeakEwma::default().with_decay(Duration::ZERO).unwrap_err();
         assert_eq!(error.field(), Some("decay"), "{error}");

@@ -28,7 +28,8 @@ use crate::policy::{Candidate, Candidates, Connects, Pick, PickContext, Picker, 
 /// endpoint. [`with_shuffle`](Self::with_shuffle) spreads the clients, and not the calls of one.
 ///
 /// The order is that of the source: of a fixed list as it was given, of a
-/// [`Handle`](crate::discovery::Handle) or a `Discover` that of the ids.
+/// [`Handle`](crate::discovery::Handle) or a `Discover` that of the ids. [Weights](crate::Endpoint::weight) are not
+/// looked at.
 ///
 /// gRPC waits for a call before it connects again after a connection is lost; this does so at once, as the
 /// balancer does with every policy. gRPC's pick first takes no note of ejections; this goes on to the next
@@ -139,6 +140,7 @@ impl PickFirstPicker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::PreviousEndpoints;
     use crate::math::Rng;
     use crate::policy::Tried;
     use crate::policy::testing::{pick, picked};
@@ -207,6 +209,10 @@ mod tests {
         }
         let mut context = PickContext::new(&mut rng).with_tried(&tried);
         assert_eq!(picker.pick(&mut context), Pick::Nothing, "all are tried");
+        let previous = PreviousEndpoints::new();
+        previous.insert("a".into());
+        let context = PickContext::new(&mut rng).with_previous(&previous);
+        assert_eq!(picked(&*picker, context), 1, "an attempt before went to a");
         assert_eq!(pick(&*picker, &mut rng), 0, "that was of one call only");
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::load::{ProbePool, share_of_call};
-use crate::policy::draw::{Drawn, MOST_DRAWN};
+use crate::policy::draw::ask;
 use crate::policy::{Candidate, Candidates, PickContext};
 
 /// A failed call makes it this much less likely that its endpoint's answers are believed, in bits; and
@@ -50,14 +50,8 @@ impl Pooled {
     /// them twice.
     #[inline]
     pub(super) fn ask(&self, context: &mut PickContext<'_>, number: u64) {
-        let usable = self.usable();
         let wanted = share_of_call(self.pool.rules().probe_rate, number);
-        let wanted = ((wanted.end - wanted.start) as usize).min(usable.len());
-        let mut drawn = Drawn::default();
-        for _ in 0..wanted.min(MOST_DRAWN) {
-            let index = drawn.other(usable.len(), context.rng());
-            context.probe(&usable[index]);
-        }
+        ask(self.usable(), (wanted.end - wanted.start) as usize, context);
     }
 
     /// The endpoint that the pool says is best, if it says something.

@@ -27,7 +27,8 @@ const MOST_PROBES: f64 = 8.0;
 /// and with each call the oldest or the worst one in turn.
 ///
 /// A server that fails calls looks idle and fast. Its answers are believed 1 time in 8 after one failure,
-/// in 64 after two and so on, until a call succeeds.
+/// in 64 after two and so on, until a call succeeds. [Weights](crate::Endpoint::weight) are not looked at: a larger
+/// server shows by its answers.
 ///
 /// # What servers must do
 /// Answer probes. Over gRPC a tonic server does behind `server::LoadReportLayer`, put around all its

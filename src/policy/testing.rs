@@ -41,7 +41,8 @@ pub(super) fn picked(picker: &dyn Picker, mut context: PickContext<'_>) -> usize
     }
 }
 
-/// A client of servers that say how much they have to do.
+/// A client of servers that say how much they have to do. It takes no note of ejections, so that what a policy does
+/// of itself shows.
 pub(super) struct Fleet<P> {
     pub(super) policy: P,
     pub(super) candidates: Candidates,
@@ -75,6 +76,7 @@ impl<P: Policy> Fleet<P> {
         let mut probes = ProbeRequests::new();
         let context = PickContext::new(&mut self.rng)
             .with_now(now)
+            .with_ejections_ignored(true)
             .with_probes(&mut probes);
         let slot = picked(&*self.picker, context);
         (slot, probes.slots().collect())

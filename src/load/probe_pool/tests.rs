@@ -235,6 +235,26 @@ fn the_oldest_and_the_worst_are_dropped_in_turn() {
 }
 
 #[test]
+fn the_limit_is_that_of_the_last_answers_however_many_there_were() {
+    let pool = pool(RULES, &[]);
+    let limit = || pool.limit.load(Ordering::Relaxed);
+    let mut ms = 0;
+    let mut all_say = |in_flight, answers| {
+        for _ in 0..answers {
+            answer(&pool, 1, in_flight, 1, ms);
+            ms += 1;
+        }
+    };
+    all_say(3, 200);
+    assert_eq!(limit(), 3);
+    // Half of the last 64, and the few by which it may be late.
+    all_say(70, 33 + MOVES_EVERY);
+    assert_eq!(limit(), 70, "most of those that are remembered");
+    all_say(5, 33 + MOVES_EVERY);
+    assert_eq!(limit(), 5, "down too");
+}
+
+#[test]
 fn an_age_that_no_clock_reaches_is_no_limit() {
     let rules = PoolRules {
         max_age: Duration::MAX,

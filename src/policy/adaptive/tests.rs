@@ -55,11 +55,19 @@ fn a_few_that_report_do_not_get_all_the_calls() {
     fleet.says(0, 0, 0, at(0));
     fleet.says(1, 0, 0, at(0));
     fleet.rebuild(at(1));
-    let counts = fleet.counts(at(1), 10_000);
+    let mut counts = [0_u32; 10];
+    for _ in 0..10_000 {
+        let (slot, probes) = fleet.pick(at(1));
+        counts[slot] += 1;
+        // With the response, and to probes: there are always two answers to go by.
+        for reporter in probes.into_iter().chain([slot]).filter(|&slot| slot < 2) {
+            fleet.says(reporter, 0, 0, at(1));
+        }
+    }
     // All cost the same. Standard deviation 30; six of them.
     assert!(
-        counts.iter().all(|&n| n.abs_diff(1_000) < 180),
-        "{counts:?}"
+        counts.iter().all(|count| count.abs_diff(1_000) < 180),
+        "each as often as any other: {counts:?}"
     );
 }
 
@@ -101,6 +109,32 @@ fn a_small_fleet_has_no_pool() {
         "{counts:?}"
     );
     assert!(fleet.pick(at(1)).1.is_empty(), "and nobody is asked");
+}
+
+#[test]
+fn a_fleet_of_six_has_a_pool() {
+    let mut fleet = Fleet::new(Adaptive::default(), 6);
+    for slot in 0..6 {
+        fleet.says(slot, 9, if slot == 5 { 1 } else { 50 }, at(0));
+    }
+    fleet.rebuild(at(1));
+    let (first, probes) = fleet.pick(at(1));
+    assert_eq!((first, probes.len()), (5, 1), "it said that it is fast");
+}
+
+#[test]
+fn a_call_makes_the_latency_that_its_server_said_longer() {
+    let mut fleet = Fleet::new(Adaptive::default(), 10);
+    for slot in 0..8 {
+        // So many that neither of the other two is hot.
+        fleet.says(slot, 100, 50, at(0));
+    }
+    fleet.says(8, 1, 10, at(1));
+    fleet.says(9, 1, 14, at(1));
+    fleet.rebuild(at(2));
+    let picks = [(); 4].map(|()| fleet.pick(at(2)).0);
+    // 10, 15 and 20 ms with 1 to 3 under way; 14 and 21 ms with 1 and 2.
+    assert_eq!(picks, [8, 9, 8, 8]);
 }
 
 #[test]

@@ -1,7 +1,8 @@
 use super::*;
 
 use crate::outcome::{LoadReport, Outcome};
-use crate::policy::testing::{Fleet, at, pick};
+use crate::policy::Tried;
+use crate::policy::testing::{Fleet, at, pick, picked};
 
 #[test]
 fn as_many_are_asked_as_the_rate_says_and_none_twice_with_a_call() {
@@ -142,6 +143,31 @@ fn one_that_works_again_is_called_again() {
     }
     // Believed 1 time in 512, at most twice a call.
     assert!(calls > 10, "it was called {calls} times");
+}
+
+#[test]
+fn an_answer_of_one_that_a_call_may_not_use_is_not_gone_by() {
+    let mut fleet = Fleet::new(Prequal::default(), 4);
+    let connection = |slot: usize| slot as u64 + 1;
+    let mut tried = Tried::new();
+    tried.insert(connection(0));
+    let subchannel = |slot: usize| fleet.candidates.all()[slot].subchannel();
+    subchannel(1).disconnected(connection(1));
+    assert!(subchannel(2).health().gate().eject());
+    for call in 0..100 {
+        for slot in 0..4 {
+            // The three are the fastest.
+            fleet.says(slot, 0, if slot == 3 { 50 } else { 1 }, at(call));
+        }
+        let context = PickContext::new(&mut fleet.rng)
+            .with_now(at(call))
+            .with_tried(&tried);
+        assert_eq!(
+            picked(&*fleet.picker, context),
+            3,
+            "tried, lost and ejected"
+        );
+    }
 }
 
 #[test]
