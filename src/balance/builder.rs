@@ -14,7 +14,7 @@ use crate::connection::{Connector, Discovered};
 use crate::discovery::{Discovery, Update, from_discover, validate};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
-use crate::health::{Ejection, Verdict};
+use crate::health::{Ejection, Limits, Verdict};
 use crate::math::Backoff;
 use crate::outcome::{ByStatusCode, LoadReport};
 use crate::policy::{Adaptive, Policy};
@@ -30,6 +30,7 @@ use crate::topology::RandomSubset;
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
+/// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 /// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
@@ -271,6 +272,12 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
     /// When an endpoint whose calls fail is taken out, and for how long.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.settings.ejection = ejection;
+        self
+    }
+
+    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
         self
     }
 

@@ -17,6 +17,7 @@ use crate::connection::{End, Ended};
 use crate::discovery::Update;
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::error::{BoxError, describe};
+use crate::health::limits::Limiter;
 use crate::health::panic_mode::is_panic;
 use crate::health::{Change, Ejections, Verdict};
 use crate::math::Rng;
@@ -80,6 +81,7 @@ pub(crate) struct Cluster<S> {
     settings: Settings,
     rng: Rng,
     ejections: Arc<Ejections>,
+    limiter: Option<Arc<Limiter>>,
     on_change: Option<OnChange>,
     entries: HashMap<u64, Entry<S>>,
     keys: HashMap<EndpointId, u64>,
@@ -108,7 +110,12 @@ pub(crate) struct Cluster<S> {
 }
 
 impl<S: Clone> Cluster<S> {
-    pub(crate) fn new(settings: Settings, on_change: Option<OnChange>) -> Self {
+    /// `limiter`: what all calls are counted against, if there are limits.
+    pub(crate) fn new(
+        settings: Settings,
+        limiter: Option<Arc<Limiter>>,
+        on_change: Option<OnChange>,
+    ) -> Self {
         let rng = Rng::new(settings.seed);
         let ejections = Arc::new(Ejections::new(settings.ejection));
         let order = Order::of(settings.connects);
@@ -116,6 +123,7 @@ impl<S: Clone> Cluster<S> {
             settings,
             rng,
             ejections,
+            limiter,
             on_change,
             entries: HashMap::new(),
             keys: HashMap::new(),
@@ -343,6 +351,9 @@ impl<S: Clone> Cluster<S> {
             .measuring(self.settings.measures);
         if let Some(listener) = &self.settings.listener {
             subchannel = subchannel.reporting_to(listener.clone());
+        }
+        if let Some(limiter) = &self.limiter {
+            subchannel = subchannel.limited_by(limiter.clone());
         }
         if let Some(on_change) = &self.on_change {
             subchannel = subchannel.on_change(on_change.clone());

@@ -7,6 +7,7 @@
 //!
 //! - [`gate`]: whether one endpoint lets calls in, and the single probing call on its way back;
 //! - [`ejection`]: the rules: how many failures in a row, for how long, how many endpoints at most;
+//! - [`limits`]: how many calls may be under way and wait;
 //! - [`outlier`]: who fails more than the others do, looked at after each interval;
 //! - [`check`]: what active checks say, and how many answers it takes;
 //! - [`panic`](panic_mode): when so few endpoints are left that the ejections are ignored.
@@ -16,12 +17,14 @@
 pub mod check;
 pub mod ejection;
 pub mod gate;
+pub mod limits;
 pub mod outlier;
 pub mod panic_mode;
 
 pub use check::{CheckRules, Verdict};
 pub use ejection::{Ejection, Ejections};
 pub use gate::{Entry, Gate};
+pub use limits::{Limit, Limits};
 pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};
 
 use crate::math::atomic::{AtomicU32, Ordering};

@@ -46,7 +46,7 @@ impl Machine {
             changes.push((key, change));
         });
         Self {
-            cluster: Cluster::new(settings, Some(on_change)),
+            cluster: Cluster::new(settings, None, Some(on_change)),
             now: Instant::now(),
             changes,
             dials: Vec::new(),
