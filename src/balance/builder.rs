@@ -29,6 +29,7 @@ use crate::topology::RandomSubset;
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
+/// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
@@ -266,6 +267,15 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
     /// cold start on thousands of endpoints does not open them all together.
     pub fn max_concurrent_dials(mut self, dials: usize) -> Self {
         self.settings.max_concurrent_dials = dials;
+        self
+    }
+
+    /// After how long a connection is replaced, give or take a tenth at random; by default never. It then takes no
+    /// new calls, as after a GOAWAY: those under way finish on it, and the endpoint is dialled anew at once. So
+    /// calls find their way to servers that have come up behind one address (a load balancer in front, a
+    /// service's virtual address), and to names that lead elsewhere by now.
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.settings.max_connection_age = Some(age);
         self
     }
 

@@ -47,6 +47,8 @@ pub(crate) struct Settings {
     pub(crate) backoff: Backoff,
     pub(crate) connect_timeout: Duration,
     pub(crate) max_concurrent_dials: usize,
+    /// After how long a connection takes no new calls, give or take a tenth.
+    pub(crate) max_connection_age: Option<Duration>,
     pub(crate) ejection: Ejection,
     pub(crate) limits: Limits,
     pub(crate) seed: u64,
@@ -68,6 +70,7 @@ impl Default for Settings {
             backoff: Backoff::default(),
             connect_timeout: Duration::from_secs(20),
             max_concurrent_dials: 100,
+            max_connection_age: None,
             ejection: Ejection::default(),
             limits: Limits::default(),
             seed: fastrand::u64(..),
@@ -97,6 +100,9 @@ impl Settings {
         self.limits.validate()?;
         if self.connect_timeout.is_zero() {
             return Err(Error::config("connect_timeout", "is zero"));
+        }
+        if self.max_connection_age.is_some_and(|age| age.is_zero()) {
+            return Err(Error::config("max_connection_age", "is zero"));
         }
         if self.max_concurrent_dials == 0 {
             return Err(Error::config(

@@ -1,5 +1,6 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
+mod age;
 mod ejecting;
 mod entry;
 mod order;
@@ -96,6 +97,8 @@ pub(crate) struct Cluster<S> {
     dialing: usize,
     /// When the endpoints are compared next, if they are.
     next_comparison: Option<Instant>,
+    /// Whose connection is to be replaced, by when.
+    ages: BTreeSet<(Instant, u64)>,
     /// Who is ejected, by when that is over.
     ejection_ends: BTreeSet<(Instant, u64)>,
     resolved: bool,
@@ -133,6 +136,7 @@ impl<S: Clone> Cluster<S> {
             dial_queue: BTreeSet::new(),
             dialing: 0,
             next_comparison: None,
+            ages: BTreeSet::new(),
             ejection_ends: BTreeSet::new(),
             resolved: false,
             discovery_error: None,
@@ -176,6 +180,7 @@ impl<S: Clone> Cluster<S> {
         }
         self.compare(now);
         self.end_ejections(now);
+        self.retire_old(now);
         self.keep_order(now);
         self.start_dials(now);
     }
@@ -190,7 +195,8 @@ impl<S: Clone> Cluster<S> {
         let dial = self.dial_queue.first().map(|&(due, _)| due);
         let dial = dial.filter(|_| self.dialing < self.settings.max_concurrent_dials);
         let ejection = self.ejection_ends.first().map(|&(due, _)| due);
-        let wakes = [dial, ejection, self.next_turn(), self.next_comparison];
+        let age = self.ages.first().map(|&(due, _)| due);
+        let wakes = [dial, ejection, age, self.next_turn(), self.next_comparison];
         wakes.into_iter().flatten().min()
     }
 
@@ -386,6 +392,9 @@ impl<S: Clone> Cluster<S> {
                 entry.subchannel.disconnected(connection);
             }
         }
+        if let Some(due) = entry.retires {
+            self.ages.remove(&(due, key));
+        }
         if let Some(ejection) = &entry.ejection {
             self.ejection_ends.remove(&(ejection.until, key));
         }
@@ -433,6 +442,7 @@ impl<S: Clone> Cluster<S> {
                 debug!(endpoint = %entry.endpoint.id(), connection, "ready");
                 let checked = self.settings.health_checked;
                 ended = entry.ready(connection, service, checked, now);
+                self.begin_age(key, now);
             }
             Err(error) => {
                 let error: Arc<str> = describe(&*error).into();

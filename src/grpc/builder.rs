@@ -143,6 +143,7 @@ impl Sealed for Own {
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
+/// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
@@ -320,6 +321,12 @@ impl<C> Builder<C> {
     /// How many attempts to connect may be under way at once, at least 1. Default 100.
     pub fn max_concurrent_dials(self, dials: usize) -> Self {
         self.balance(|balance| balance.max_concurrent_dials(dials))
+    }
+
+    /// After how long a connection is replaced, give or take a tenth at random; by default never. See
+    /// [`balance::Builder::max_connection_age`](crate::balance::Builder::max_connection_age).
+    pub fn max_connection_age(self, age: Duration) -> Self {
+        self.balance(|balance| balance.max_connection_age(age))
     }
 
     /// When an endpoint whose calls fail is taken out, and for how long.

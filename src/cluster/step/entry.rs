@@ -73,6 +73,8 @@ pub(super) struct Entry<S> {
     pub(super) subchannel: Arc<Subchannel>,
     pub(super) phase: Phase<S>,
     pub(super) ejection: Option<EjectionDetail>,
+    /// When its connection is to be replaced.
+    pub(super) retires: Option<Instant>,
     /// Failed since it was last ready.
     failing: bool,
     /// Failures in a row, for the backoff.
@@ -90,6 +92,7 @@ impl<S: Clone> Entry<S> {
             subchannel,
             phase: Phase::Waiting { due: now },
             ejection: None,
+            retires: None,
             failing: false,
             failures: 0,
             last_dial: now,

@@ -8,6 +8,7 @@ use super::*;
 use crate::math::Backoff;
 use crate::outcome::Outcome;
 
+mod age;
 mod checks;
 mod dialing;
 mod ejection;
