@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::health::Ejection;
+use crate::health::{Ejection, SlowStart};
 use crate::load::Measures;
 use crate::math::Backoff;
 use crate::policy::{Connects, Policy};
@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) connect_timeout: Duration,
     pub(crate) max_concurrent_dials: usize,
     pub(crate) ejection: Ejection,
+    /// How the part of the calls grows of an endpoint that is new, or back; at once by default.
+    pub(crate) slow_start: Option<SlowStart>,
     pub(crate) seed: u64,
     /// How many of the endpoints to use; all by default.
     pub(crate) subset: Option<RandomSubset>,
@@ -68,6 +70,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(20),
             max_concurrent_dials: 100,
             ejection: Ejection::default(),
+            slow_start: None,
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
@@ -92,6 +95,9 @@ impl Settings {
             return Err(Error::config("backoff", mistake));
         }
         self.ejection.validate()?;
+        if let Some(slow_start) = &self.slow_start {
+            slow_start.validate()?;
+        }
         if self.connect_timeout.is_zero() {
             return Err(Error::config("connect_timeout", "is zero"));
         }

@@ -4,6 +4,7 @@ mod ejecting;
 mod entry;
 mod order;
 mod rows;
+mod warming;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::policy::{Candidates, OnChange, Subchannel};
 use entry::{Entry, Phase};
 use order::Order;
 use rows::{Fresh, Row};
+use warming::Warming;
 
 /// What happened. `S` is the service of a connected endpoint.
 #[derive(Debug)]
@@ -96,6 +98,7 @@ pub(crate) struct Cluster<S> {
     next_comparison: Option<Instant>,
     /// Who is ejected, by when that is over.
     ejection_ends: BTreeSet<(Instant, u64)>,
+    warming: Warming,
     resolved: bool,
     discovery_error: Option<Arc<str>>,
     last_error: Option<Arc<str>>,
@@ -126,6 +129,7 @@ impl<S: Clone> Cluster<S> {
             dialing: 0,
             next_comparison: None,
             ejection_ends: BTreeSet::new(),
+            warming: Warming::default(),
             resolved: false,
             discovery_error: None,
             last_error: None,
@@ -161,13 +165,14 @@ impl<S: Clone> Cluster<S> {
                 key,
                 connection,
                 verdict,
-            } => self.checked(key, connection, verdict),
+            } => self.checked(key, connection, verdict, now),
             Event::Ended(ended) => self.ended(ended, now),
             Event::Health { key, change } => self.health(key, change, now),
             Event::Tick => {}
         }
         self.compare(now);
         self.end_ejections(now);
+        self.keep_warming(now);
         self.keep_order(now);
         self.start_dials(now);
     }
@@ -182,7 +187,13 @@ impl<S: Clone> Cluster<S> {
         let dial = self.dial_queue.first().map(|&(due, _)| due);
         let dial = dial.filter(|_| self.dialing < self.settings.max_concurrent_dials);
         let ejection = self.ejection_ends.first().map(|&(due, _)| due);
-        let wakes = [dial, ejection, self.next_turn(), self.next_comparison];
+        let wakes = [
+            dial,
+            ejection,
+            self.next_turn(),
+            self.next_comparison,
+            self.warming.due,
+        ];
         wakes.into_iter().flatten().min()
     }
 
@@ -432,6 +443,7 @@ impl<S: Clone> Cluster<S> {
             }
         }
         self.touch(key);
+        self.warm_up(key, now);
         self.look_at(key);
         if let Some(end) = ended {
             let ended = Ended {
@@ -443,7 +455,7 @@ impl<S: Clone> Cluster<S> {
         }
     }
 
-    fn checked(&mut self, key: u64, connection: u64, verdict: Verdict) {
+    fn checked(&mut self, key: u64, connection: u64, verdict: Verdict, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -459,6 +471,7 @@ impl<S: Clone> Cluster<S> {
         }
         entry.checked(verdict);
         self.touch(key);
+        self.warm_up(key, now);
     }
 
     /// What the endpoint is and how to call it, if it is ready over this connection.

@@ -21,7 +21,7 @@ use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
 #[cfg(feature = "tls")]
 use crate::grpc::tls::Tls;
-use crate::health::Ejection;
+use crate::health::{Ejection, SlowStart};
 use crate::math::Backoff;
 use crate::policy::Policy;
 use crate::retry::{RetryLayer, RetryPolicy};
@@ -144,6 +144,7 @@ impl Sealed for Own {
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
+/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
@@ -324,6 +325,12 @@ impl<C> Builder<C> {
     /// When an endpoint whose calls fail is taken out, and for how long.
     pub fn ejection(self, ejection: Ejection) -> Self {
         self.balance(|balance| balance.ejection(ejection))
+    }
+
+    /// Has an endpoint that is new, or back, get its part of the calls little by little; by default at once. For
+    /// the policies that look at weights.
+    pub fn slow_start(self, slow_start: SlowStart) -> Self {
+        self.balance(|balance| balance.slow_start(slow_start))
     }
 
     /// Uses a random subset of the endpoints, of this size; by default all of them.

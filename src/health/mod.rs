@@ -9,6 +9,7 @@
 //! - [`ejection`]: the rules: how many failures in a row, for how long, how many endpoints at most;
 //! - [`outlier`]: who fails more than the others do, looked at after each interval;
 //! - [`check`]: what active checks say, and how many answers it takes;
+//! - [`slow_start`]: how the part of the calls grows of who is new, or back;
 //! - [`panic`](panic_mode): when so few endpoints are left that the ejections are ignored.
 //!
 //! [`Health::admits`] is the one answer to "may this endpoint be picked".
@@ -18,11 +19,13 @@ pub mod ejection;
 pub mod gate;
 pub mod outlier;
 pub mod panic_mode;
+pub mod slow_start;
 
 pub use check::{CheckRules, Verdict};
 pub use ejection::{Ejection, Ejections};
 pub use gate::{Entry, Gate};
 pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};
+pub use slow_start::SlowStart;
 
 use crate::math::atomic::{AtomicU32, Ordering};
 use crate::outcome::Outcome;

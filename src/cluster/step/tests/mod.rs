@@ -16,6 +16,7 @@ mod membership;
 mod order;
 mod outliers;
 mod rows;
+mod slow_start;
 mod summary;
 
 /// A cluster, its clock, and what it wants done.
@@ -146,6 +147,16 @@ impl Machine {
             connection: dial.connection,
             end,
         }));
+    }
+
+    /// The dial that `id` is connected by.
+    fn dialed(&self, id: &str) -> Dial {
+        let connection = self.entry(id).phase.connection();
+        Dial {
+            id: id.to_owned(),
+            key: self.cluster.keys[id],
+            connection: connection.expect("it is ready"),
+        }
     }
 
     fn entry(&self, id: &str) -> &Entry<()> {
