@@ -28,7 +28,10 @@ pub(super) fn slowly_started(
     candidates: &[Candidate],
     weights: Option<Vec<f64>>,
 ) -> Option<Vec<f64>> {
-    if candidates.iter().all(|c| c.slow_start_factor() == 1.0) {
+    let mut factors = candidates.iter().map(Candidate::slow_start_factor);
+    let first = factors.next()?;
+    // Of all alike nothing is left but the weights, which are whole numbers, and stay so.
+    if factors.all(|factor| factor == first) {
         return weights;
     }
     let mut weights = weights.unwrap_or_else(|| vec![1.0; candidates.len()]);
