@@ -8,9 +8,9 @@ use evenkeel::load::ReportSource;
 use evenkeel::math::{Moment, Rng};
 use evenkeel::outcome::LoadReport;
 use evenkeel::policy::{
-    Adaptive, C3, Candidates, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin, PeakEwma, Pick,
-    PickContext, PickFirst, Picker, Policy, Prequal, Random, Rendezvous, RingHash, RoundRobin,
-    Tried, WeightedRandom, WeightedRoundRobin,
+    Adaptive, C3, Candidate, Candidates, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
+    PeakEwma, Pick, PickContext, PickFirst, Picker, Policy, Prequal, Random, Rendezvous, RingHash,
+    RoundRobin, Tried, WeightedRandom, WeightedRoundRobin,
 };
 use proptest::prelude::*;
 
@@ -290,6 +290,10 @@ fn policies_without_weights_and_those_that_hash_take_no_note_of_slow_start() {
 fn a_candidates_factor_is_above_0_and_at_most_1() {
     let candidate = weighted(&[1]).all()[0].clone();
     assert_eq!(candidate.slow_start_factor(), 1.0, "unless it is said");
+    assert!(
+        size_of::<Candidate>() <= 32,
+        "two of them on a cache line, as without it"
+    );
     for (said, kept) in [
         (1.0, 1.0),
         (2.0, 1.0),

@@ -58,7 +58,8 @@ const LONGEST_STEP: Duration = Duration::from_secs(1);
 ///
 /// # What it costs
 /// While somebody is in its window, the set is published anew with new factors twenty times a window, but not
-/// more often than each 100 ms nor less often than each second. Otherwise nothing.
+/// more often than each 100 ms nor less often than each second, whatever the policy. So a factor is up to one such
+/// step old. Otherwise nothing: no call, and no pick, knows of it.
 ///
 /// [`WeightedRoundRobin`]: crate::policy::WeightedRoundRobin
 /// [`WeightedRandom`]: crate::policy::WeightedRandom
@@ -109,8 +110,8 @@ impl SlowStart {
         self
     }
 
-    /// The least that the weight is multiplied by, in percent: more than 0, so that an endpoint is called at all,
-    /// and at most 100. Default 10.
+    /// The least that the weight is multiplied by, in percent: more than 0 (which Envoy allows), so that an endpoint
+    /// is called at all, and at most 100. Default 10.
     #[must_use]
     pub fn with_min_weight_percent(mut self, percent: f64) -> Self {
         self.min_weight_percent = percent;

@@ -28,10 +28,7 @@ pub(super) fn slowly_started(
     candidates: &[Candidate],
     weights: Option<Vec<f64>>,
 ) -> Option<Vec<f64>> {
-    let mut factors = candidates.iter().map(Candidate::slow_start_factor);
-    let first = factors.next()?;
-    // Of all alike nothing is left but the weights, which are whole numbers, and stay so.
-    if factors.all(|factor| factor == first) {
+    if start_alike(candidates) {
         return weights;
     }
     let mut weights = weights.unwrap_or_else(|| vec![1.0; candidates.len()]);
@@ -40,6 +37,13 @@ pub(super) fn slowly_started(
     }
     let differ = weights.iter().any(|weight| *weight != weights[0]);
     differ.then_some(weights)
+}
+
+/// Whether slow start changes nothing: a factor that all have in common would only make fractions of weights.
+fn start_alike(candidates: &[Candidate]) -> bool {
+    let mut factors = candidates.iter().map(Candidate::slow_start_factor);
+    let first = factors.next();
+    factors.all(|factor| Some(factor) == first)
 }
 
 /// The weights of candidates, not all equal, and a table to draw them by.
@@ -54,10 +58,14 @@ impl Weighted {
     /// `None` if the weights have nothing to say.
     pub(super) fn new(candidates: &[Candidate]) -> Option<Self> {
         let weights = weights(candidates)?;
-        let greatest = weights.iter().copied().fold(1.0, f64::max);
-        // In whole numbers, which can be compared exactly: by a power of two, so that whole weights keep their
-        // ratios, and as great as there is room for, so that the parts of them do too.
-        let unit = f64::from(1_u32 << (greatest.ceil() as u32).leading_zeros());
+        // In whole numbers, which can be compared exactly. Parts of weights are counted in units as small as there
+        // is room for: a power of two, so that whole weights keep their ratios.
+        let unit = if start_alike(candidates) {
+            1.0
+        } else {
+            let greatest = weights.iter().copied().fold(1.0, f64::max);
+            f64::from(1_u32 << (greatest.ceil() as u32).leading_zeros())
+        };
         let whole = |weight: &f64| (weight * unit).round().max(1.0) as u32;
         let weights: Box<[u32]> = weights.iter().map(whole).collect();
         let total: u64 = weights.iter().copied().map(u64::from).sum();

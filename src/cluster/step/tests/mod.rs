@@ -5,8 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::*;
+use crate::cluster::snapshot::Summary;
+use crate::endpoint::ConnectivityState;
 use crate::math::Backoff;
 use crate::outcome::Outcome;
+use crate::policy::Candidates;
 
 mod checks;
 mod dialing;
