@@ -4,10 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use evenkeel::Endpoint;
-use evenkeel::math::Rng;
+use evenkeel::load::ReportSource;
+use evenkeel::math::{Moment, Rng};
+use evenkeel::outcome::LoadReport;
 use evenkeel::policy::{
-    Adaptive, Candidates, LeastRequest, PeakEwma, Pick, PickContext, Picker, Policy, Tried,
-    WeightedRandom, WeightedRoundRobin,
+    Adaptive, C3, Candidate, Candidates, IpHash, LeastRequest, Maglev, OrcaWeightedRoundRobin,
+    PeakEwma, Pick, PickContext, PickFirst, Picker, Policy, Prequal, Random, Rendezvous, RingHash,
+    RoundRobin, Tried, WeightedRandom, WeightedRoundRobin,
 };
 use proptest::prelude::*;
 
@@ -153,6 +156,156 @@ fn new_weights_go_on_from_the_old_sequence() {
             counts[pick(&*new, &mut rng, &Tried::new()).expect("all are usable")] += 1;
         }
         assert_by_weight(&*policy, exact, &weights, &counts);
+    }
+}
+
+/// The endpoints of this set, each with the factor of its slow start.
+fn starting(set: &Candidates, factors: &[f64]) -> Candidates {
+    let all = set.all().iter().zip(factors);
+    let all = all.map(|(c, factor)| c.clone().with_slow_start_factor(*factor));
+    Candidates::new(all.collect::<Vec<_>>(), false)
+}
+
+#[test]
+fn an_idle_clients_calls_fall_by_weight_times_the_factor_of_slow_start() {
+    for (weights, factors, expected) in [
+        (vec![1, 1], vec![0.1, 1.0], vec![1, 10]),
+        (vec![7, 7, 7], vec![0.5, 0.25, 1.0], vec![2, 1, 4]),
+        (vec![1, 3], vec![1.0, 0.2], vec![5, 3]),
+        (vec![2, 0, 4], vec![1.0, 0.1, 0.5], vec![20, 3, 20]),
+        (
+            vec![1; 100],
+            [vec![0.1], vec![1.0; 99]].concat(),
+            [vec![1], vec![10; 99]].concat(),
+        ),
+        (vec![u32::MAX, u32::MAX], vec![0.1, 1.0], vec![1, 10]),
+    ] {
+        for (policy, exact) in policies() {
+            let set = starting(&weighted(&weights), &factors);
+            let picker = policy.build(&set, None);
+            let mut rng = Rng::new(89);
+            let mut counts = vec![0; weights.len()];
+            for _ in 0..50_000 {
+                counts[pick(&*picker, &mut rng, &Tried::new()).expect("all are usable")] += 1;
+            }
+            assert!(
+                counts.iter().all(|&count| count > 0),
+                "{policy:?}: who starts slowly is called too: {counts:?}"
+            );
+            assert_by_weight(&*policy, exact, &expected, &counts);
+        }
+    }
+}
+
+#[test]
+fn what_servers_report_is_multiplied_by_the_factor_too() {
+    let policy = OrcaWeightedRoundRobin::default().with_blackout_period(std::time::Duration::ZERO);
+    for (busy, factors, expected) in [
+        ([Some(0.1), Some(0.9)], [1.0, 0.5], [18, 1]),
+        ([Some(0.5), Some(0.5)], [1.0, 0.1], [10, 1]),
+        ([None, None], [0.2, 1.0], [1, 5]),
+    ] {
+        let set = Candidates::connected_for(["a", "b"], policy.measures());
+        for (candidate, busy) in set.all().iter().zip(busy) {
+            let Some(busy) = busy else { continue };
+            let report = LoadReport::new().with_application_utilization(busy);
+            let endpoint = candidate.subchannel();
+            endpoint.reported(
+                &report.with_qps(100.0),
+                ReportSource::Response,
+                Moment::default(),
+            );
+        }
+        let picker = policy.build(&starting(&set, &factors), None);
+        let mut rng = Rng::new(97);
+        let mut counts = [0; 2];
+        for _ in 0..10_000 {
+            counts[pick(&*picker, &mut rng, &Tried::new()).expect("all are usable")] += 1;
+        }
+        assert_by_weight(&policy, true, &expected, &counts);
+    }
+}
+
+/// The picks of a client whose calls go on, over this set.
+fn picks(policy: &dyn Policy, set: &Candidates) -> Vec<Option<usize>> {
+    let picker = policy.build(set, None);
+    let mut rng = Rng::new(101);
+    let mut claims = Vec::new();
+    let mut next = |number| {
+        let hash = rng.next_u64();
+        let context = &mut PickContext::new(&mut rng).with_hash((number % 2 == 0).then_some(hash));
+        let Pick::Endpoint(slot) = picker.pick(context) else {
+            return None;
+        };
+        claims.push(set.all()[slot].claim(false));
+        Some(slot)
+    };
+    (0..200).map(&mut next).collect()
+}
+
+#[test]
+fn endpoints_that_all_start_together_are_picked_as_if_none_did() {
+    for (policy, _) in policies() {
+        for weights in [[1; 5], [3, 1, 2, 5, 4]] {
+            let plain = picks(&*policy, &weighted(&weights));
+            assert!(
+                plain.iter().all(Option::is_some),
+                "{policy:?}: all are usable"
+            );
+            let starting = picks(&*policy, &starting(&weighted(&weights), &[0.5; 5]));
+            assert_eq!(
+                plain, starting,
+                "{policy:?}: by the ratio alone, {weights:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn policies_without_weights_and_those_that_hash_take_no_note_of_slow_start() {
+    let policies: Vec<Box<dyn Policy>> = vec![
+        Box::new(RoundRobin::default()),
+        Box::new(Random::default()),
+        Box::new(PickFirst::default()),
+        Box::new(IpHash::default()),
+        Box::new(RingHash::default()),
+        Box::new(Maglev::default()),
+        Box::new(Rendezvous::default()),
+        Box::new(Prequal::default()),
+        Box::new(C3::default()),
+    ];
+    for policy in policies {
+        let set = || weighted(&[1, 1, 2]);
+        let plain = picks(&*policy, &set());
+        assert!(
+            plain.iter().all(Option::is_some),
+            "{policy:?}: all are usable"
+        );
+        let starting = picks(&*policy, &starting(&set(), &[0.1, 1.0, 0.5]));
+        assert_eq!(plain, starting, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_candidates_factor_is_above_0_and_at_most_1() {
+    let candidate = weighted(&[1]).all()[0].clone();
+    assert_eq!(candidate.slow_start_factor(), 1.0, "unless it is said");
+    assert!(
+        size_of::<Candidate>() <= 32,
+        "two of them on a cache line, as without it"
+    );
+    for (said, kept) in [
+        (1.0, 1.0),
+        (2.0, 1.0),
+        (f64::INFINITY, 1.0),
+        (f64::NAN, 1.0),
+        (0.0, 1.0 / 65_535.0),
+        (-1.0, 1.0 / 65_535.0),
+        (1e-300, 1.0 / 65_535.0),
+        (0.2, 0.2),
+    ] {
+        let factor = candidate.clone().with_slow_start_factor(said);
+        assert_eq!(factor.slow_start_factor(), kept, "of {said}");
     }
 }
 

@@ -14,7 +14,7 @@ use crate::connection::{Connector, Discovered};
 use crate::discovery::{Discovery, Update, from_discover, validate};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
-use crate::health::{Ejection, Limits, Verdict};
+use crate::health::{Ejection, Limits, SlowStart, Verdict};
 use crate::math::Backoff;
 use crate::outcome::{ByStatusCode, LoadReport};
 use crate::policy::{Adaptive, Policy};
@@ -32,6 +32,7 @@ use crate::topology::RandomSubset;
 /// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
+/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 /// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
@@ -291,6 +292,13 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
         self
     }
 
+    /// Has an endpoint that is new, or back, get its part of the calls little by little; by default at once. For
+    /// the policies that look at weights.
+    pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
+        self.settings.slow_start = Some(slow_start);
+        self
+    }
+
     /// Uses a random subset of the endpoints, of this size; by default all of them.
     pub fn subset(mut self, subset: RandomSubset) -> Self {
         self.settings.subset = Some(subset);
@@ -383,7 +391,7 @@ where
     ///
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an endpoint with an empty id or a weight
-    /// of 0, two endpoints with one id, a percentage over 100, a delay of zero, a policy that goes by probes
+    /// of 0, two endpoints with one id, a percentage over 100, a delay or a window of zero, a policy that goes by probes
     /// or by load reports out of band without such; or no tokio runtime, or one without timers.
     pub fn build(mut self) -> Result<Balance<C::Service, T>, Error> {
         let policy = or_default(self.policy.clone());

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::health::{Ejection, Limits};
+use crate::health::{Ejection, Limits, SlowStart};
 use crate::load::Measures;
 use crate::math::Backoff;
 use crate::policy::{Connects, Policy};
@@ -51,6 +51,8 @@ pub(crate) struct Settings {
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) ejection: Ejection,
     pub(crate) limits: Limits,
+    /// How the part of the calls grows of an endpoint that is new, or back; at once by default.
+    pub(crate) slow_start: Option<SlowStart>,
     pub(crate) seed: u64,
     /// How many of the endpoints to use; all by default.
     pub(crate) subset: Option<RandomSubset>,
@@ -73,6 +75,7 @@ impl Default for Settings {
             max_connection_age: None,
             ejection: Ejection::default(),
             limits: Limits::default(),
+            slow_start: None,
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
@@ -98,6 +101,9 @@ impl Settings {
         }
         self.ejection.validate()?;
         self.limits.validate()?;
+        if let Some(slow_start) = &self.slow_start {
+            slow_start.validate()?;
+        }
         if self.connect_timeout.is_zero() {
             return Err(Error::config("connect_timeout", "is zero"));
         }

@@ -4,7 +4,9 @@ mod age;
 mod ejecting;
 mod entry;
 mod order;
+mod publishing;
 mod rows;
+mod warming;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -13,19 +15,19 @@ use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use crate::cluster::Settings;
-use crate::cluster::snapshot::{Detail, Summary};
 use crate::connection::{End, Ended};
 use crate::discovery::Update;
-use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, describe};
 use crate::health::limits::Limiter;
-use crate::health::panic_mode::is_panic;
 use crate::health::{Change, Ejections, Verdict};
 use crate::math::Rng;
-use crate::policy::{Candidates, OnChange, Subchannel};
+use crate::policy::{OnChange, Subchannel};
 use entry::{Entry, Phase};
 use order::Order;
+pub(crate) use publishing::Published;
 use rows::{Fresh, Row};
+use warming::Warming;
 
 /// What happened. `S` is the service of a connected endpoint.
 #[derive(Debug)]
@@ -69,14 +71,6 @@ pub(crate) enum Effect {
     Forget { key: u64 },
 }
 
-/// What a snapshot is made of, in the order of slots.
-pub(crate) struct Published<S> {
-    pub(crate) candidates: Candidates,
-    pub(crate) services: Vec<Option<S>>,
-    pub(crate) details: Vec<Option<Arc<Detail>>>,
-    pub(crate) summary: Summary,
-}
-
 /// The set of endpoints and what is known of each.
 pub(crate) struct Cluster<S> {
     settings: Settings,
@@ -101,6 +95,7 @@ pub(crate) struct Cluster<S> {
     ages: BTreeSet<(Instant, u64)>,
     /// Who is ejected, by when that is over.
     ejection_ends: BTreeSet<(Instant, u64)>,
+    warming: Warming,
     resolved: bool,
     discovery_error: Option<Arc<str>>,
     last_error: Option<Arc<str>>,
@@ -138,6 +133,7 @@ impl<S: Clone> Cluster<S> {
             next_comparison: None,
             ages: BTreeSet::new(),
             ejection_ends: BTreeSet::new(),
+            warming: Warming::default(),
             resolved: false,
             discovery_error: None,
             last_error: None,
@@ -173,7 +169,7 @@ impl<S: Clone> Cluster<S> {
                 key,
                 connection,
                 verdict,
-            } => self.checked(key, connection, verdict),
+            } => self.checked(key, connection, verdict, now),
             Event::Ended(ended) => self.ended(ended, now),
             Event::Health { key, change } => self.health(key, change, now),
             Event::Tick => {}
@@ -181,6 +177,7 @@ impl<S: Clone> Cluster<S> {
         self.compare(now);
         self.end_ejections(now);
         self.retire_old(now);
+        self.keep_warming(now);
         self.keep_order(now);
         self.start_dials(now);
     }
@@ -196,104 +193,15 @@ impl<S: Clone> Cluster<S> {
         let dial = dial.filter(|_| self.dialing < self.settings.max_concurrent_dials);
         let ejection = self.ejection_ends.first().map(|&(due, _)| due);
         let age = self.ages.first().map(|&(due, _)| due);
-        let wakes = [dial, ejection, age, self.next_turn(), self.next_comparison];
+        let wakes = [
+            dial,
+            ejection,
+            age,
+            self.next_turn(),
+            self.next_comparison,
+            self.warming.due,
+        ];
         wakes.into_iter().flatten().min()
-    }
-
-    /// Whether there is something new to publish; the answer clears it.
-    pub(crate) fn take_dirty(&mut self) -> bool {
-        std::mem::take(&mut self.dirty)
-    }
-
-    /// What there is now. Costs a walk over all rows; only those that were touched are made anew.
-    pub(crate) fn publish(&mut self) -> Published<S> {
-        self.refresh();
-        let mut summary = Summary {
-            total: self.rows.len(),
-            resolved: self.resolved,
-            discovery_error: self.discovery_error.clone(),
-            one_is_enough: self.order.as_ref().is_some_and(Order::has_chosen),
-            last_error: self.last_error.clone(),
-            ..Summary::default()
-        };
-        let mut usable = 0;
-        for Row {
-            candidate, detail, ..
-        } in &self.rows
-        {
-            if let Some(why) = detail.as_ref().and_then(|d| d.unhealthy.as_ref()) {
-                summary.unhealthy += 1;
-                summary.unhealthy_because.get_or_insert_with(|| why.clone());
-            }
-            let open = candidate.subchannel().health().gate().is_open();
-            match candidate.state() {
-                ConnectivityState::Ready if open => usable += 1,
-                ConnectivityState::Ready => {}
-                ConnectivityState::Connecting => summary.connecting += 1,
-                ConnectivityState::TransientFailure => summary.failing += 1,
-                ConnectivityState::Idle | ConnectivityState::Shutdown => summary.idle += 1,
-            }
-            summary.ready += usize::from(candidate.state() == ConnectivityState::Ready);
-            summary.ejected += usize::from(!open);
-        }
-        let threshold = self.settings.ejection.panic_threshold_percent();
-        // Where one is to be connected, it is all that there can be.
-        let (least, of) = match self.order {
-            Some(_) => (usable.min(1), 1),
-            None => (usable, summary.total),
-        };
-        summary.panic = summary.ejected > 0 && is_panic(least, of, threshold);
-        if summary.panic != self.panic {
-            self.panic = summary.panic;
-            if self.panic {
-                warn!(
-                    usable,
-                    total = summary.total,
-                    "panic: so few endpoints are usable that ejections are ignored"
-                );
-            } else {
-                info!(
-                    usable,
-                    total = summary.total,
-                    "the panic is over: ejections count again"
-                );
-            }
-        }
-        if summary.failing == 0 {
-            self.last_error = None;
-            summary.last_error = None;
-        }
-        let rows = self.rows.iter();
-        let candidates: Arc<[_]> = rows.clone().map(|row| row.candidate.clone()).collect();
-        Published {
-            candidates: Candidates::new(candidates, summary.panic),
-            services: rows.clone().map(|row| row.service.clone()).collect(),
-            details: rows.map(|row| row.detail.clone()).collect(),
-            summary,
-        }
-    }
-
-    /// The row of this endpoint is not true any more.
-    fn touch(&mut self, key: u64) {
-        self.touched.push(key);
-        self.dirty = true;
-    }
-
-    fn refresh(&mut self) {
-        self.touched.sort_unstable();
-        self.touched.dedup();
-        for (slot, row) in self.rows.iter_mut().enumerate() {
-            if self.touched.binary_search(&row.key).is_ok() {
-                let entry = self
-                    .entries
-                    .get(&row.key)
-                    .expect("every row's key has an entry");
-                *row = Row::new(row.key, slot, entry);
-            } else {
-                row.candidate.set_slot(slot);
-            }
-        }
-        self.touched.clear();
     }
 
     fn update(&mut self, update: Update, now: Instant) {
@@ -453,6 +361,7 @@ impl<S: Clone> Cluster<S> {
             }
         }
         self.touch(key);
+        self.warm_up(key, now);
         self.look_at(key);
         if let Some(end) = ended {
             let ended = Ended {
@@ -464,7 +373,7 @@ impl<S: Clone> Cluster<S> {
         }
     }
 
-    fn checked(&mut self, key: u64, connection: u64, verdict: Verdict) {
+    fn checked(&mut self, key: u64, connection: u64, verdict: Verdict, now: Instant) {
         let Some(entry) = self.entries.get_mut(&key) else {
             return;
         };
@@ -480,6 +389,7 @@ impl<S: Clone> Cluster<S> {
         }
         entry.checked(verdict);
         self.touch(key);
+        self.warm_up(key, now);
     }
 
     /// What the endpoint is and how to call it, if it is ready over this connection.

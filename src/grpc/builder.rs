@@ -21,7 +21,7 @@ use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
 #[cfg(feature = "tls")]
 use crate::grpc::tls::Tls;
-use crate::health::{Ejection, Limits};
+use crate::health::{Ejection, Limits, SlowStart};
 use crate::math::Backoff;
 use crate::policy::Policy;
 use crate::retry::{RetryLayer, RetryPolicy};
@@ -146,6 +146,7 @@ impl Sealed for Own {
 /// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
+/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
@@ -337,6 +338,12 @@ impl<C> Builder<C> {
     /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
     pub fn limits(self, limits: Limits) -> Self {
         self.balance(|balance| balance.limits(limits))
+    }
+
+    /// Has an endpoint that is new, or back, get its part of the calls little by little; by default at once. For
+    /// the policies that look at weights.
+    pub fn slow_start(self, slow_start: SlowStart) -> Self {
+        self.balance(|balance| balance.slow_start(slow_start))
     }
 
     /// Uses a random subset of the endpoints, of this size; by default all of them.

@@ -10,6 +10,7 @@
 //! - [`limits`]: how many calls may be under way and wait;
 //! - [`outlier`]: who fails more than the others do, looked at after each interval;
 //! - [`check`]: what active checks say, and how many answers it takes;
+//! - [`slow_start`]: how the part of the calls grows of who is new, or back;
 //! - [`panic`](panic_mode): when so few endpoints are left that the ejections are ignored.
 //!
 //! [`Health::admits`] is the one answer to "may this endpoint be picked".
@@ -20,12 +21,14 @@ pub mod gate;
 pub mod limits;
 pub mod outlier;
 pub mod panic_mode;
+pub mod slow_start;
 
 pub use check::{CheckRules, Verdict};
 pub use ejection::{Ejection, Ejections};
 pub use gate::{Entry, Gate};
 pub use limits::{Limit, Limits};
 pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};
+pub use slow_start::SlowStart;
 
 use crate::math::atomic::{AtomicU32, Ordering};
 use crate::outcome::Outcome;

@@ -41,7 +41,8 @@ const MOST: f64 = 0.9;
 /// # Weights
 /// Where [weights](crate::Endpoint::weight) differ they are an order, as they are to
 /// [`PeakEwma`](crate::policy::PeakEwma#weights): the choice stays between two endpoints drawn by weight, also
-/// when servers report. Servers of different sizes need no weights: what they report says it.
+/// when servers report. So it is while some endpoint is in its [slow start](crate::health::SlowStart) and another is
+/// not. Servers of different sizes need no weights: what they report says it.
 ///
 /// # Failures
 /// A failed call counts as [slow](LatencyRules::error_penalty) in the first form; in the second, an

@@ -255,7 +255,12 @@ pub struct Candidate {
     connection: u64,
     slot: u32,
     state: ConnectivityState,
+    /// In parts of [`WHOLE`], which has room beside the state: a candidate takes half of a cache line.
+    slow_start: u16,
 }
+
+/// What a weight is multiplied by that stays as it is.
+const WHOLE: u16 = u16::MAX;
 
 impl Candidate {
     /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected; under
@@ -273,7 +278,26 @@ impl Candidate {
             connection,
             slot: slot_number(slot),
             state,
+            slow_start: WHOLE,
         }
+    }
+
+    /// Sets what its weight is multiplied by, because it is new, or back; by default 1. Counts in parts of 65,535:
+    /// at least one, at most all of them, and all for what is no number.
+    #[must_use]
+    pub fn with_slow_start_factor(mut self, factor: f64) -> Self {
+        if !factor.is_nan() {
+            let parts = (factor * f64::from(WHOLE)).round();
+            self.slow_start = parts.clamp(1.0, f64::from(WHOLE)) as u16;
+        }
+        self
+    }
+
+    /// What its weight is to be multiplied by, because it is new, or back; see
+    /// [`SlowStart`](crate::health::SlowStart). More than 0, at most 1.
+    #[inline]
+    pub fn slow_start_factor(&self) -> f64 {
+        f64::from(self.slow_start) / f64::from(WHOLE)
     }
 
     /// Moves it to another place in the set.

@@ -24,6 +24,9 @@
 //! | [`Rendezvous`] | O(n) | the same, few endpoints, and nothing may move that need not |
 //! | [`PickFirst`] | O(1) | the list is one of preference, and one connection is enough |
 //!
+//! The policies that look at [weights](crate::Endpoint::weight), those that hash excepted, multiply them by what is
+//! due by an endpoint's [slow start](crate::health::SlowStart), if the balancer has one.
+//!
 //! # A policy of one's own
 //!
 //! ```

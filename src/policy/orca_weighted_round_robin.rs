@@ -6,6 +6,7 @@ use crate::load::{Measures, ReportRules};
 use crate::math::weights::fill;
 use crate::outcome::LoadReport;
 use crate::policy::in_turn::InTurn;
+use crate::policy::weighted::slowly_started;
 use crate::policy::{Candidates, Picker, Policy};
 
 /// The least time between two looks at the weights, as in gRFC A58.
@@ -195,12 +196,14 @@ impl Policy for OrcaWeightedRoundRobin {
     }
 
     fn build(&self, candidates: &Candidates, previous: Option<&dyn Picker>) -> Arc<dyn Picker> {
-        let reported = candidates.usable().iter().map(|candidate| {
+        let usable = candidates.usable();
+        let reported = usable.iter().map(|candidate| {
             let reports = candidate.subchannel().reports();
             let weight = reports.weight(candidates.now(), self.blackout, &self.rules);
             weight.unwrap_or_default()
         });
-        InTurn::build(candidates, fill(&reported.collect::<Vec<_>>()), previous)
+        let weights = fill(&reported.collect::<Vec<_>>());
+        InTurn::build(candidates, slowly_started(usable, weights), previous)
     }
 
     fn measures(&self) -> Measures {

@@ -9,16 +9,41 @@ use crate::policy::{Candidate, PickContext};
 const DRAWS: usize = 8;
 
 /// The weights of the candidates, a missing one (0) filled in by the mean of the others as in gRFC
-/// A58; `None` if they have nothing to say. See [`fill`].
+/// A58, each times what is due by its slow start; `None` if they have nothing to say. See [`fill`].
 pub(super) fn weights(candidates: &[Candidate]) -> Option<Vec<f64>> {
-    let mut all = candidates.iter().map(|c| c.endpoint().weight());
+    let said = |c: &Candidate| (c.endpoint().weight(), c.slow_start_factor());
+    let mut all = candidates.iter().map(said);
     let first = all.next()?;
     // The common case, without an allocation.
-    if all.all(|weight| weight == first) {
+    if all.all(|other| other == first) {
         return None;
     }
     let weight = |c: &Candidate| f64::from(c.endpoint().weight());
-    fill(&candidates.iter().map(weight).collect::<Vec<_>>())
+    let weights = fill(&candidates.iter().map(weight).collect::<Vec<_>>());
+    slowly_started(candidates, weights)
+}
+
+/// These weights, `None` if all are equal, each times what is due by its candidate's slow start.
+pub(super) fn slowly_started(
+    candidates: &[Candidate],
+    weights: Option<Vec<f64>>,
+) -> Option<Vec<f64>> {
+    if start_alike(candidates) {
+        return weights;
+    }
+    let mut weights = weights.unwrap_or_else(|| vec![1.0; candidates.len()]);
+    for (weight, candidate) in weights.iter_mut().zip(candidates) {
+        *weight *= candidate.slow_start_factor();
+    }
+    let differ = weights.iter().any(|weight| *weight != weights[0]);
+    differ.then_some(weights)
+}
+
+/// Whether slow start changes nothing: a factor that all have in common would only make fractions of weights.
+fn start_alike(candidates: &[Candidate]) -> bool {
+    let mut factors = candidates.iter().map(Candidate::slow_start_factor);
+    let first = factors.next();
+    factors.all(|factor| Some(factor) == first)
 }
 
 /// The weights of candidates, not all equal, and a table to draw them by.
@@ -32,9 +57,17 @@ pub(super) struct Weighted {
 impl Weighted {
     /// `None` if the weights have nothing to say.
     pub(super) fn new(candidates: &[Candidate]) -> Option<Self> {
-        // In whole numbers, which can be compared exactly.
         let weights = weights(candidates)?;
-        let weights: Box<[u32]> = weights.iter().map(|w| w.round() as u32).collect();
+        // In whole numbers, which can be compared exactly. Parts of weights are counted in units as small as there
+        // is room for: a power of two, so that whole weights keep their ratios.
+        let unit = if start_alike(candidates) {
+            1.0
+        } else {
+            let greatest = weights.iter().copied().fold(1.0, f64::max);
+            f64::from(1_u32 << (greatest.ceil() as u32).leading_zeros())
+        };
+        let whole = |weight: &f64| (weight * unit).round().max(1.0) as u32;
+        let weights: Box<[u32]> = weights.iter().map(whole).collect();
         let total: u64 = weights.iter().copied().map(u64::from).sum();
         Some(Self {
             alias: Alias::new(&weights),

@@ -24,5 +24,6 @@ mod mistakes;
 mod outliers;
 mod pick_first;
 mod retries;
+mod slow_start;
 mod ways_in;
 mod weights;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::balance::{Builder, Plain};
 use evenkeel::connection::connector_fn;
 use evenkeel::discovery::{Handle, Update};
-use evenkeel::health::Ejection;
+use evenkeel::health::{Ejection, SlowStart};
 use evenkeel::math::Backoff;
 use evenkeel::policy::LeastRequest;
 use evenkeel::{Balance, BoxError, Endpoint, Error};
@@ -94,6 +94,17 @@ async fn each_mistake_names_its_setting() {
         ejection.with_panic_threshold_percent(101),
     ] {
         assert_field(build(|b| b.endpoints(["a"]).ejection(bad)), "ejection");
+    }
+    let slow_start = SlowStart::new(Duration::from_secs(60));
+    for (bad, field) in [
+        (SlowStart::new(Duration::ZERO), "slow_start.window"),
+        (slow_start.with_aggression(0.0), "slow_start.aggression"),
+        (
+            slow_start.with_min_weight_percent(0.0),
+            "slow_start.min_weight_percent",
+        ),
+    ] {
+        assert_field(build(|b| b.endpoints(["a"]).slow_start(bad)), field);
     }
 
     let (_handle, updates) = Handle::new(["a"]).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::Endpoint;
 use evenkeel::discovery::Handle;
 use evenkeel::grpc::{Builder, Channel};
-use evenkeel::health::{Ejection, Limits};
+use evenkeel::health::{Ejection, Limits, SlowStart};
 use evenkeel::math::Backoff;
 use http::Uri;
 
@@ -103,6 +103,11 @@ async fn mistakes_are_refused_by_the_name_of_the_setting() {
             "no failures",
             "ejection",
             good().ejection(Ejection::default().with_consecutive_failures(0)),
+        ),
+        (
+            "no window",
+            "slow_start.window",
+            good().slow_start(SlowStart::new(ZERO)),
         ),
         (
             "a user agent of two lines",

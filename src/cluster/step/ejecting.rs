@@ -27,6 +27,7 @@ impl<S: Clone> Cluster<S> {
             Change::Readmitted => {
                 entry.readmit(now);
                 info!(endpoint = %entry.endpoint.id(), "back: its probing call went well");
+                self.warm_up(key, now);
             }
             Change::ProbeReturned => {}
         }

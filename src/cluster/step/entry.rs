@@ -57,6 +57,19 @@ pub(super) enum Checked {
     Said(Verdict),
 }
 
+/// Whether its calls may come at once.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Warmth {
+    /// It is new, has failed or was ejected: a slow start is due when it can be used.
+    Cold,
+    /// In its slow start.
+    Rising {
+        since: Instant,
+        factor: f64,
+    },
+    Warm,
+}
+
 impl<S> Phase<S> {
     /// The connection that is up.
     pub(super) fn connection(&self) -> Option<u64> {
@@ -75,6 +88,8 @@ pub(super) struct Entry<S> {
     pub(super) ejection: Option<EjectionDetail>,
     /// When its connection is to be replaced.
     pub(super) retires: Option<Instant>,
+    /// `Cold` for ever without slow start.
+    pub(super) warmth: Warmth,
     /// Failed since it was last ready.
     failing: bool,
     /// Failures in a row, for the backoff.
@@ -93,6 +108,7 @@ impl<S: Clone> Entry<S> {
             phase: Phase::Waiting { due: now },
             ejection: None,
             retires: None,
+            warmth: Warmth::Cold,
             failing: false,
             failures: 0,
             last_dial: now,
@@ -136,13 +152,17 @@ impl<S: Clone> Entry<S> {
 
     /// As the policies see it, in this slot.
     pub(super) fn candidate(&self, slot: usize) -> Candidate {
-        Candidate::new(
+        let candidate = Candidate::new(
             slot,
             self.endpoint.clone(),
             self.subchannel.clone(),
             self.usable_connection().unwrap_or(0),
             self.state(),
-        )
+        );
+        match self.warmth {
+            Warmth::Rising { factor, .. } => candidate.with_slow_start_factor(factor),
+            Warmth::Cold | Warmth::Warm => candidate,
+        }
     }
 
     /// The service to call, while connected.
@@ -261,6 +281,7 @@ impl<S: Clone> Entry<S> {
             Verdict::Serving => self.take_up(connection),
             Verdict::NotServing(_) => {
                 self.failing = true;
+                self.warmth = Warmth::Cold;
                 self.subchannel.disconnected(connection);
             }
         }
@@ -302,6 +323,7 @@ impl<S: Clone> Entry<S> {
         let delay = backoff.delay(self.failures, rng);
         self.failures = self.failures.saturating_add(1);
         self.failing = true;
+        self.warmth = Warmth::Cold;
         self.last_error = Some(error);
         self.wait_until(after(from, delay).max(now))
     }
@@ -348,6 +370,7 @@ impl<S: Clone> Entry<S> {
             self.ejected_times = self.ejected_times.saturating_sub(intervals);
         }
         self.ejected_times = self.ejected_times.saturating_add(1);
+        self.warmth = Warmth::Cold;
         let until = after(now, rules.duration(self.ejected_times));
         let since = self.ejection.take().map_or(now, |ejection| ejection.since);
         self.ejection = Some(EjectionDetail {

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::health::{Ejection, FailurePercentage, OutlierDetection};
+use crate::cluster::step::entry::Warmth;
+use crate::health::{Ejection, FailurePercentage, OutlierDetection, SlowStart};
 use crate::math::testing::seeded;
 use crate::policy::Connects;
 
@@ -146,6 +147,30 @@ fn assert_in_order(m: &Machine, order: &Order) {
     }
 }
 
+fn assert_warm(m: &Machine) {
+    let c = &m.cluster;
+    let mut rising = 0;
+    for entry in c.entries.values() {
+        let is_usable = entry.phase.connection().is_some() && entry.ejection.is_none();
+        assert!(
+            !(is_usable && entry.warmth == Warmth::Cold),
+            "who can be used is in its window, or was"
+        );
+        assert!(
+            entry.ejection.is_none() || entry.warmth == Warmth::Cold,
+            "who is ejected begins anew"
+        );
+        if let Warmth::Rising { since, factor } = entry.warmth {
+            rising += 1;
+            assert!(since <= m.now && (0.1..1.0).contains(&factor));
+        }
+    }
+    assert!(
+        rising == 0 || c.warming.due.is_some_and(|due| due > m.now),
+        "the clock goes while somebody is in its window"
+    );
+}
+
 fn assert_invariants(m: &mut Machine) {
     let c = &m.cluster;
     assert!(
@@ -221,7 +246,10 @@ fn assert_invariants(m: &mut Machine) {
             "ends are of ejections"
         );
     }
-    let total = c.entries.len();
+    if c.settings.slow_start.is_some() {
+        assert_warm(m);
+    }
+    let total = m.cluster.entries.len();
     let (candidates, summary) = m.publish();
     for (slot, row) in m.cluster.rows.iter().enumerate() {
         let entry = &m.cluster.entries[&row.key];
@@ -230,6 +258,7 @@ fn assert_invariants(m: &mut Machine) {
             candidate.slot(),
             candidate.connection(),
             candidate.state(),
+            candidate.slow_start_factor() < 1.0,
             row.service.is_some(),
             row.detail
                 .as_ref()
@@ -240,6 +269,7 @@ fn assert_invariants(m: &mut Machine) {
             slot,
             entry.phase.connection().unwrap_or(0),
             entry.state(),
+            matches!(entry.warmth, Warmth::Rising { .. }),
             entry.phase.connection().is_some(),
             told.then(|| (entry.last_error().is_some(), entry.ejection.is_some())),
         );
@@ -279,6 +309,15 @@ proptest! {
     }
 
     #[test]
+    fn any_events_keep_the_invariants_with_slow_start(
+        acts in prop::collection::vec(act(), 1..80),
+        seconds in 1..100_u64,
+    ) {
+        let slow_start = Some(SlowStart::new(Duration::from_secs(seconds)));
+        keep_the_invariants(Settings { slow_start, ..dials(2) }, acts);
+    }
+
+    #[test]
     fn any_events_keep_the_invariants_with_outliers(
         acts in prop::collection::vec(act(), 1..80),
         in_order: bool,
@@ -313,6 +352,9 @@ fn keep_the_invariants(settings: Settings, acts: Vec<Act>) {
     m.update([] as [&str; 0]);
     assert_invariants(&mut m);
     assert_eq!(m.ejected(), 0, "an empty set has given everything back");
+    if m.cluster.warming.due.is_some() {
+        m.advance_ms(1_000);
+    }
     let compared = m.cluster.next_comparison;
     assert_eq!(
         m.cluster.next_tick(),

@@ -5,8 +5,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::*;
+use crate::cluster::snapshot::Summary;
+use crate::endpoint::ConnectivityState;
 use crate::math::Backoff;
 use crate::outcome::Outcome;
+use crate::policy::Candidates;
 
 mod age;
 mod checks;
@@ -17,6 +20,7 @@ mod membership;
 mod order;
 mod outliers;
 mod rows;
+mod slow_start;
 mod summary;
 
 /// A cluster, its clock, and what it wants done.
@@ -147,6 +151,16 @@ impl Machine {
             connection: dial.connection,
             end,
         }));
+    }
+
+    /// The dial that `id` is connected by.
+    fn dialed(&self, id: &str) -> Dial {
+        let connection = self.entry(id).phase.connection();
+        Dial {
+            id: id.to_owned(),
+            key: self.cluster.keys[id],
+            connection: connection.expect("it is ready"),
+        }
     }
 
     fn entry(&self, id: &str) -> &Entry<()> {
