@@ -9,7 +9,7 @@ use crate::grpc::builder::Builder;
 use crate::grpc::health_check::HealthCheck;
 use crate::grpc::methods::Methods;
 #[cfg(feature = "service-config")]
-use crate::grpc::methods::{Settings, Table};
+use crate::grpc::methods::{Settings, Table, Timeout};
 use crate::health::Ejection;
 use crate::policy::Policy;
 use crate::retry::RetryPolicy;
@@ -36,13 +36,13 @@ impl<C> Builder<C> {
     /// | field | what it sets | gRFC |
     /// |---|---|---|
     /// | `loadBalancingConfig` | the [`policy`](Self::policy): the first of the list that is known, see below | A24 |
-    /// | `loadBalancingPolicy` | the same by its name, where there is no `loadBalancingConfig` | |
+    /// | `loadBalancingPolicy` | the same by its name; not looked at where there is a `loadBalancingConfig` | |
     /// | `methodConfig` | by service or method: `timeout`, `waitForReady`, `retryPolicy` | A2, A6 |
     /// | `retryThrottling` | the throttle of all retries | A6 |
     /// | `healthCheckConfig` | the [`health_check`](Self::health_check) | A17 |
     ///
     /// What is set on this builder holds before what is here, whatever comes first: `policy`, `ejection`, `subset`,
-    /// `health_check`, and `retry`, which then holds for all methods. Of two time limits the shorter one holds. A
+    /// `health_check`, and `retry`, which then holds for all methods and without the throttle that is here. Of two time limits the shorter one holds. A
     /// later service config takes the place of an earlier one.
     ///
     /// # Policies
@@ -104,17 +104,17 @@ impl Configured {
     pub(super) fn of(config: ServiceConfig) -> Result<Self, Error> {
         let mut retries = Vec::new();
         let mut table = Table::default();
-        for method in config.methods {
+        for (place, method) in config.methods.into_iter().enumerate() {
             let retry = match method.attempts {
                 Attempts::One => None,
                 Attempts::Retries(policy) => {
                     retries.push(policy.with_throttle(config.throttle));
                     Some(retries.len() - 1)
                 }
-                Attempts::Hedges(policy) => return Err(no_hedging(&policy)),
+                Attempts::Hedges(policy) => return Err(no_hedging(place, &policy)),
             };
             let settings = Settings {
-                timeout: method.timeout,
+                timeout: method.timeout.and_then(Timeout::new),
                 wait_for_ready: method.wait_for_ready,
                 retry,
             };
@@ -138,15 +138,15 @@ impl Configured {
 }
 
 #[cfg(feature = "service-config")]
-fn no_hedging(policy: &HedgingPolicy) -> Error {
+fn no_hedging(method: usize, policy: &HedgingPolicy) -> Error {
     let HedgingPolicy {
         max_attempts,
         delay,
         non_fatal_codes,
     } = policy;
     let mistake = format!(
-        "hedging is not supported yet: {max_attempts} attempts, {delay:?} apart, in spite of the codes \
-         {non_fatal_codes:?}"
+        "methodConfig[{method}].hedgingPolicy: hedging is not supported yet: {max_attempts} attempts, {delay:?} \
+         apart, in spite of the codes {non_fatal_codes:?}"
     );
     Error::config("service_config", mistake)
 }

@@ -7,7 +7,7 @@ use http::Request;
 use tonic::body::Body;
 
 #[cfg(feature = "service-config")]
-pub(super) use table::{Settings, Table};
+pub(super) use table::{Settings, Table, Timeout};
 
 /// What holds for which methods; by default nothing. Clones share it.
 #[derive(Clone, Default)]

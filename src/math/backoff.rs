@@ -162,4 +162,28 @@ mod tests {
             assert!(bad.mistake().is_some(), "{bad:?} cannot be used");
         }
     }
+    #[test]
+    fn few_attempts_may_have_delays_that_do_not_grow() {
+        let good = Backoff::default().with_jitter(0.0);
+        let shrinking = good.with_multiplier(0.5);
+        let cut = good.with_max(Duration::from_millis(300));
+        for backoff in [shrinking, cut] {
+            assert_eq!(backoff.mistake_of_few(), None, "{backoff:?}");
+            assert!(backoff.mistake().is_some(), "not for dials: {backoff:?}");
+        }
+        let mut rng = Rng::new(1);
+        let millis = |backoff: Backoff, rng: &mut Rng| backoff.delay(1, rng).as_millis();
+        assert_eq!(millis(shrinking, &mut rng), 500, "half of the first");
+        assert_eq!(millis(cut, &mut rng), 300, "the maximum holds for all");
+        for bad in [
+            good.with_base(Duration::ZERO),
+            good.with_max(Duration::ZERO),
+            good.with_multiplier(0.0),
+            good.with_multiplier(f64::NAN),
+            good.with_multiplier(f64::INFINITY),
+            good.with_jitter(1.1),
+        ] {
+            assert!(bad.mistake_of_few().is_some(), "{bad:?}");
+        }
+    }
 }

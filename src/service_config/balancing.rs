@@ -39,12 +39,14 @@ impl Balancing {
 
     /// By the name alone, as the deprecated `loadBalancingPolicy` has it.
     pub(super) fn by_name<E: Error>(name: &str) -> Result<Self, E> {
+        let mistake = |what: &dyn fmt::Display| {
+            E::custom(format_args!("loadBalancingPolicy: {name:?} {what}"))
+        };
         let nothing = Value::Object(Map::new());
         // The names of policies are in lower case; those of the enum that this field once was are not.
-        let known = Named(&name.to_ascii_lowercase())
-            .deserialize(nothing)
-            .map_err(E::custom)?;
-        known.ok_or_else(|| E::custom(format_args!("{name:?} is not known")))
+        let known = Named(&name.to_ascii_lowercase()).deserialize(nothing);
+        let known = known.map_err(|error| mistake(&error))?;
+        known.ok_or_else(|| mistake(&"is not known"))
     }
 }
 
@@ -268,7 +270,19 @@ struct RingHashFields {
     #[serde(alias = "max_ring_size")]
     max_ring_size: Option<RingSize>,
     #[serde(alias = "request_hash_header")]
-    request_hash_header: Option<String>,
+    request_hash_header: Option<HashHeader>,
+}
+
+/// `None`, if the name is empty.
+struct HashHeader(Option<HashSource>);
+
+impl<'de> Deserialize<'de> for HashHeader {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let name = Some(name).filter(|name| !name.is_empty());
+        let source = name.map(|name| HashSource::header(&name)).transpose();
+        source.map(Self).map_err(D::Error::custom)
+    }
 }
 
 type RingSize = Integer<1, { 8 << 20 }>;
@@ -278,9 +292,8 @@ impl Fields for RingHashFields {
         let min = self.min_ring_size.map_or(1024, |size| size.0);
         let max = self.max_ring_size.map_or(4096, |size| size.0);
         let mut policy = RingHash::default().with_ring_size(min, max)?;
-        let header = self.request_hash_header.filter(|name| !name.is_empty());
-        if let Some(name) = header {
-            policy = policy.with_sources([HashSource::header(&name)?]);
+        if let Some(HashHeader(Some(header))) = self.request_hash_header {
+            policy = policy.with_sources([header]);
         }
         Ok(Balancing::of(policy))
     }

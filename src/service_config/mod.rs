@@ -76,7 +76,7 @@ fn at(path: &impl ToString, mistake: &impl ToString) -> Error {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct ServiceFields {
     #[serde(alias = "load_balancing_policy")]
-    load_balancing_policy: Option<PolicyName>,
+    load_balancing_policy: Option<String>,
     #[serde(alias = "load_balancing_config")]
     load_balancing_config: Option<Balancing>,
     #[serde(alias = "method_config")]
@@ -90,28 +90,21 @@ struct ServiceFields {
 impl<'de> Deserialize<'de> for ServiceConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let fields = ServiceFields::deserialize(deserializer)?;
-        let by_name = fields.load_balancing_policy.and_then(|name| name.0);
         let methods = fields.method_config.unwrap_or_default();
         let health = fields.health_check_config;
+        let name = fields.load_balancing_policy.as_deref();
+        let balancing = match (fields.load_balancing_config, name) {
+            // The other one is there for older clients, and may name what only those know.
+            (Some(list), _) => Some(list),
+            (None, None | Some("" | "UNSPECIFIED")) => None,
+            (None, Some(name)) => Some(Balancing::by_name(name)?),
+        };
         Ok(Self {
-            balancing: fields.load_balancing_config.or(by_name),
+            balancing,
             methods: methods.into_iter().map(|Object(method)| method).collect(),
             throttle: fields.retry_throttling.map(|Object(t)| t.settings()),
             health_service: health.and_then(|Object(health)| health.service_name),
         })
-    }
-}
-
-/// The deprecated field for a policy without settings.
-struct PolicyName(Option<Balancing>);
-
-impl<'de> Deserialize<'de> for PolicyName {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let name = String::deserialize(deserializer)?;
-        match name.as_str() {
-            "" | "UNSPECIFIED" => Ok(Self(None)),
-            name => Balancing::by_name(name).map(Some).map(Self),
-        }
     }
 }
 

@@ -444,7 +444,7 @@ async fn a_mistake_is_an_error_of_build_with_its_path() {
         ),
         (
             json!({"methodConfig": [{"name": [{}], "hedgingPolicy": hedging}]}),
-            "hedging is not supported yet",
+            "methodConfig[0].hedgingPolicy: hedging is not supported yet",
         ),
     ] {
         let error = build(config.clone());

@@ -1,18 +1,39 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 
-use crate::call::{WaitForReady, grpc_timeout, set_grpc_timeout};
+use crate::call::{WaitForReady, grpc_timeout, grpc_timeout_value, insert_grpc_timeout};
 use crate::service_config::Name;
 
 /// What holds for the calls of a method.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default)]
 pub(in crate::grpc) struct Settings {
-    pub(in crate::grpc) timeout: Option<Duration>,
+    pub(in crate::grpc) timeout: Option<Timeout>,
     pub(in crate::grpc) wait_for_ready: Option<bool>,
     /// The place of the policy.
     pub(in crate::grpc) retry: Option<usize>,
+}
+
+/// A time limit, and how a request says it.
+#[derive(Debug, Clone)]
+pub(in crate::grpc) struct Timeout {
+    time: Duration,
+    value: HeaderValue,
+}
+
+impl Timeout {
+    pub(in crate::grpc) fn new(time: Duration) -> Option<Self> {
+        let value = grpc_timeout_value(time)?;
+        Some(Self { time, value })
+    }
+
+    /// The shorter one of this and the caller's holds.
+    fn limit(&self, headers: &mut HeaderMap) {
+        if grpc_timeout(headers).is_none_or(|callers| self.time < callers) {
+            insert_grpc_timeout(headers, self.value.clone());
+        }
+    }
 }
 
 /// The settings by the path of a request. A look into it neither locks nor allocates.
@@ -52,21 +73,14 @@ impl Table {
 
     pub(super) fn apply<B>(&self, request: &mut Request<B>) -> Option<usize> {
         let settings = self.of(request.uri().path())?;
-        if let Some(timeout) = settings.timeout {
-            limit(request.headers_mut(), timeout);
+        if let Some(timeout) = &settings.timeout {
+            timeout.limit(request.headers_mut());
         }
         // Where the caller says nothing; and not waiting is what holds without a word.
         if settings.wait_for_ready == Some(true) {
             (request.extensions_mut()).get_or_insert_with(|| WaitForReady(true));
         }
         settings.retry
-    }
-}
-
-/// The shorter one of this time and the caller's holds.
-fn limit(headers: &mut HeaderMap, timeout: Duration) {
-    if grpc_timeout(headers).is_none_or(|callers| timeout < callers) {
-        set_grpc_timeout(headers, timeout);
     }
 }
 
@@ -131,7 +145,7 @@ mod tests {
     fn the_shorter_time_holds() {
         let mut table = Table::default();
         let settings = Settings {
-            timeout: Some(Duration::from_secs(2)),
+            timeout: Timeout::new(Duration::from_secs(2)),
             ..Settings::default()
         };
         table.insert(&Name::Default, settings);
@@ -178,6 +192,27 @@ mod tests {
                 wait, waits,
                 "{configured:?} by the config, {callers:?} by the caller"
             );
+        }
+    }
+    #[test]
+    fn a_look_allocates_nothing() {
+        let mut table = table(&[("a.B", "C"), ("a.B", ""), ("", "")]);
+        let settings = Settings {
+            timeout: Timeout::new(Duration::from_secs(2)),
+            ..Settings::default()
+        };
+        table.insert(&named("a.B", "Limited"), settings);
+        for path in ["/a.B/C", "/a.B/D", "/a.D/E", "/a.B/Limited"] {
+            let mut request = request(path);
+            let headers = request.headers_mut();
+            headers.insert("grpc-timeout", HeaderValue::from_static("1H"));
+            // The first clone of a value makes it one that is shared.
+            table.apply(&mut self::request("/a.B/Limited"));
+            let look = || {
+                table.apply(&mut request);
+            };
+            let count = allocation_counter::measure(look).count_total;
+            assert_eq!(count, 0, "{path}");
         }
     }
 }

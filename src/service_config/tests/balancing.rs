@@ -49,7 +49,7 @@ fn the_first_known_policy_counts() {
     let policy = config.balancing.expect("by the deprecated name").policy;
     assert_eq!(policy.name(), "round_robin", "the enum's name");
     let both = json!({
-        "loadBalancingPolicy": "pick_first",
+        "loadBalancingPolicy": "grpclb",
         "load_balancing_config": [{"round_robin": {}}]
     });
     let policy = read(&both).balancing.expect("both are set").policy;

@@ -90,7 +90,7 @@ fn mistakes_have_their_path() {
         ),
         (
             lb(json!([{"ring_hash_experimental": {"requestHashHeader": "user-bin"}}])),
-            "loadBalancingConfig[0].ring_hash_experimental",
+            "loadBalancingConfig[0].ring_hash_experimental.requestHashHeader",
             "binary",
         ),
         (
@@ -161,7 +161,12 @@ fn mistakes_have_their_path() {
         (
             json!({"loadBalancingPolicy": "no_such"}),
             "loadBalancingPolicy",
-            "not known",
+            "\"no_such\" is not known",
+        ),
+        (
+            json!({"load_balancing_policy": "outlier_detection_experimental"}),
+            "loadBalancingPolicy",
+            "missing field `childPolicy`",
         ),
         // Methods.
         (json!({"methodConfig": {}}), "methodConfig", "a sequence"),
