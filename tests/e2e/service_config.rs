@@ -368,9 +368,9 @@ async fn outliers_are_ejected_from_the_child_policy() {
     let flaky = &servers[4];
     flaky.set(Behaviour::prompt().failing_share(0.4, Code::Unavailable));
     let config = json!({"loadBalancingConfig": [{"outlier_detection_experimental": {
-        "interval": "0.5s",
+        "interval": "0.1s",
         "maxEjectionPercent": 20,
-        "failurePercentageEjection": {"threshold": 20, "minimumHosts": 2, "requestVolume": 5},
+        "failurePercentageEjection": {"threshold": 20, "minimumHosts": 2, "requestVolume": 1},
         "childPolicy": [{"round_robin": {}}]
     }}]});
     let channel = channel(&servers, &config);
