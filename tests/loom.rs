@@ -11,7 +11,7 @@ use std::time::Duration;
 use evenkeel::ConnectivityState;
 use evenkeel::Endpoint;
 use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health};
-use evenkeel::math::{Moment, Rng};
+use evenkeel::math::{Moment, Rng, RunningQuantile};
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
     Candidate, Candidates, Pick, PickContext, Picker, Policy, RoundRobin, Subchannel,
@@ -425,5 +425,56 @@ fn calls_at_once_are_all_counted_by_the_budget() {
         budget.deposit(now);
         other.join().unwrap();
         assert_eq!(budget.balance(now), 1, "the window began once, with both");
+    });
+}
+
+/// Of the shortest and the longest, in few buckets: a walk over them is a step of the model each.
+fn quantile() -> RunningQuantile {
+    RunningQuantile::new(1.0)
+        .with_resolution(0, 1)
+        .with_min_samples(1)
+        .with_half_life(Duration::from_secs(1))
+}
+
+#[test]
+fn a_sample_that_comes_while_the_quantile_is_halved_is_not_lost() {
+    loom::model(|| {
+        let quantile = Arc::new(quantile());
+        let at = |secs| Moment::from_origin(Duration::from_secs(secs));
+        // Eight short ones; the first look at the clock begins the half-life.
+        for _ in 0..8 {
+            quantile.record(Duration::ZERO, at(1));
+        }
+        let other = {
+            let quantile = quantile.clone();
+            // No refresh is due at this moment, which is before the others.
+            thread::spawn(move || quantile.record(Duration::from_micros(2), at(1)))
+        };
+        quantile.refresh(at(2));
+        other.join().unwrap();
+        quantile.refresh(at(2));
+        assert_eq!(
+            quantile.value(),
+            Some(Duration::from_micros(3)),
+            "the longest is the long one"
+        );
+    });
+}
+
+#[test]
+fn one_of_two_halves_the_quantile() {
+    loom::model(|| {
+        let quantile = Arc::new(quantile());
+        let at = |secs| Moment::from_origin(Duration::from_secs(secs));
+        for _ in 0..4 {
+            quantile.record(Duration::ZERO, at(1));
+        }
+        let other = {
+            let quantile = quantile.clone();
+            thread::spawn(move || quantile.refresh(at(2)))
+        };
+        quantile.refresh(at(2));
+        other.join().unwrap();
+        assert_eq!(quantile.samples(), 2.0, "4 samples are 2, and not 1");
     });
 }

@@ -24,7 +24,7 @@ use crate::grpc::tls::Tls;
 use crate::health::Ejection;
 use crate::math::Backoff;
 use crate::policy::Policy;
-use crate::retry::{RetryLayer, RetryPolicy};
+use crate::retry::{HedgeLayer, HedgePolicy, RetryLayer, RetryPolicy};
 use crate::topology::RandomSubset;
 
 pub(super) const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
@@ -146,6 +146,7 @@ impl Sealed for Own {
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
+/// | [`hedge`](Self::hedge) | off | the caller's to say: see [`HedgePolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
 /// | [`timeout`](Self::timeout) | none | gRPC |
 /// | HTTP/2 and TCP | see [`Http2Settings`] | |
@@ -159,6 +160,7 @@ pub struct Builder<C = Own> {
     user_agent: Option<String>,
     expose_endpoint: bool,
     retry: Option<RetryPolicy>,
+    hedge: Option<HedgePolicy>,
     health_check: Option<HealthCheck>,
 }
 
@@ -177,6 +179,7 @@ impl Builder {
             user_agent: None,
             expose_endpoint: false,
             retry: None,
+            hedge: None,
             health_check: None,
         }
     }
@@ -258,6 +261,7 @@ impl<C> Builder<C> {
             user_agent: self.user_agent,
             expose_endpoint: self.expose_endpoint,
             retry: self.retry,
+            hedge: self.hedge,
             health_check: self.health_check,
         }
     }
@@ -292,6 +296,21 @@ impl<C> Builder<C> {
     /// ```
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(policy);
+        self
+    }
+
+    /// Sends calls that take longer than nearly all do to a second endpoint, too, by this policy, and takes the
+    /// first good answer; see [`Hedge`](crate::retry::Hedge). By default a call is not made again before it
+    /// has failed. With hedging there are no [retries](Self::retry): gRPC has one or the other.
+    ///
+    /// ```
+    /// use evenkeel::retry::HedgePolicy;
+    ///
+    /// let builder = evenkeel::grpc::Channel::builder().hedge(HedgePolicy::default());
+    /// # let _ = builder;
+    /// ```
+    pub fn hedge(mut self, policy: HedgePolicy) -> Self {
+        self.hedge = Some(policy);
         self
     }
 
@@ -359,8 +378,8 @@ impl<C: Source> Builder<C> {
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an address that is no URI or has another
     /// scheme than `http` and `https`, a weight of 0, two endpoints with one id, a percentage over
-    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries cannot be;
-    /// or no tokio runtime.
+    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries or of
+    /// hedging cannot be, or both of them; or no tokio runtime.
     pub fn build(self) -> Result<Channel<<C::Connector as Connector>::Service>, Error> {
         for endpoint in &self.endpoints {
             self.source.check(endpoint)?;
@@ -368,7 +387,12 @@ impl<C: Source> Builder<C> {
         if self.timeout == Some(Duration::ZERO) {
             return Err(Error::config("timeout", "is zero"));
         }
+        if self.retry.is_some() && self.hedge.is_some() {
+            let message = "retries are set, too, and a call has one or the other (gRFC A6)";
+            return Err(Error::config("hedge", message));
+        }
         let retry = self.retry.map(RetryLayer::new).transpose()?;
+        let hedge = self.hedge.map(HedgeLayer::new).transpose()?;
         let user_agent = match self.user_agent {
             None => HeaderValue::from_static(USER_AGENT),
             Some(prefix) => {
@@ -388,10 +412,13 @@ impl<C: Source> Builder<C> {
             .health_checks(health_check.map(C::HealthCheck::from))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
-        let calls = match retry {
-            None => Calls::Once(balance),
-            Some(retry) => {
+        let calls = match (retry, hedge) {
+            (None, None) => Calls::Once(balance),
+            (Some(retry), _) => {
                 Calls::Retrying(retry.reading_errors(ByAttempt).layer(Attempts(balance)))
+            }
+            (None, Some(hedge)) => {
+                Calls::Hedging(hedge.reading_errors(ByAttempt).layer(Attempts(balance)))
             }
         };
         Ok(Channel::new(calls, user_agent, self.timeout, runtime))

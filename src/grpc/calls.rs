@@ -1,4 +1,4 @@
-//! What stands between a channel and its balancer: nothing, or retries.
+//! What stands between a channel and its balancer: nothing, retries, or hedging.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -14,12 +14,15 @@ use crate::balance::{self, Balance};
 use crate::error::Error;
 use crate::grpc::channel::Tracking;
 use crate::grpc::status;
-use crate::retry::{self, ErrorKind, ReadError, ResponseBody, Retry, RetryBody};
+use crate::retry::{
+    self, ErrorKind, Hedge, HedgeFuture, ReadError, ResponseBody, Retry, RetryBody,
+};
 
 /// How a channel makes its calls.
 pub(super) enum Calls<S> {
     Once(Balance<S, Tracking>),
     Retrying(Retry<Attempts<Balance<S, Tracking>>, ByAttempt>),
+    Hedging(Hedge<Attempts<Balance<S, Tracking>>, ByAttempt>),
 }
 
 impl<S> Calls<S> {
@@ -27,6 +30,7 @@ impl<S> Calls<S> {
         match self {
             Self::Once(balance) => balance,
             Self::Retrying(retry) => &retry.get_ref().0,
+            Self::Hedging(hedge) => &hedge.get_ref().0,
         }
     }
 }
@@ -36,6 +40,7 @@ impl<S> Clone for Calls<S> {
         match self {
             Self::Once(balance) => Self::Once(balance.clone()),
             Self::Retrying(retry) => Self::Retrying(retry.clone()),
+            Self::Hedging(hedge) => Self::Hedging(hedge.clone()),
         }
     }
 }
@@ -53,6 +58,9 @@ impl ReadError<Error> for ByAttempt {
         if error.is_closed() {
             return ErrorKind::Final;
         }
+        if error.is_no_other() {
+            return ErrorKind::NotSent;
+        }
         match status::attempt_of(error) {
             Some(attempt) if attempt.is_connection_lost() => ErrorKind::Transport,
             _ => ErrorKind::Code(status::code(error) as u32),
@@ -62,11 +70,13 @@ impl ReadError<Error> for ByAttempt {
 
 type Attempt<S> = balance::ResponseFuture<S, Request<Body>, Tracking>;
 
-// Boxed, so that channels without retries do not move its size about.
+// Boxed, so that channels without these do not move their sizes about.
 type Retried<S> =
     Pin<Box<retry::ResponseFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
 
-/// A response to come, by either way.
+type Hedged<S> = Pin<Box<HedgeFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
+
+/// A response to come, by any of the ways.
 #[pin_project(project = CallProjection)]
 #[expect(
     clippy::large_enum_variant,
@@ -75,6 +85,7 @@ type Retried<S> =
 pub(super) enum Call<S: Service<Request<Body>>> {
     Once(#[pin] Attempt<S>),
     Retrying(Retried<S>),
+    Hedging(Hedged<S>),
 }
 
 impl<S: Service<Request<Body>>> Call<S> {
@@ -86,6 +97,10 @@ impl<S: Service<Request<Body>>> Call<S> {
             CallProjection::Retrying(call) => {
                 let again = if call.was_sent() { " again" } else { "" };
                 (call.as_mut().attempt()?.expire()?, again)
+            }
+            CallProjection::Hedging(call) => {
+                let again = if call.was_sent() { " again" } else { "" };
+                (call.as_mut().expire(|attempt| attempt.expire())?, again)
             }
         };
         Some(format!("the call was sent{again}: {waited_for}"))
@@ -114,7 +129,7 @@ where
         Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
     R: http_body::Body,
 {
-    /// Both are always ready: a channel's balancer does not wait in `poll_ready`.
+    /// All are always ready: a channel's balancer does not wait in `poll_ready`.
     /// `end` is when the caller is answered at the latest.
     pub(super) fn call(&mut self, request: Request<Body>, end: Option<Instant>) -> Call<S> {
         match self {
@@ -122,6 +137,13 @@ where
             Self::Retrying(retry) => {
                 let call = retry.call(request);
                 Call::Retrying(Box::pin(match end {
+                    Some(end) => call.end_by(end),
+                    None => call,
+                }))
+            }
+            Self::Hedging(hedge) => {
+                let call = hedge.call(request);
+                Call::Hedging(Box::pin(match end {
                     Some(end) => call.end_by(end),
                     None => call,
                 }))
@@ -135,6 +157,7 @@ where
     S: Service<Request<Body>>,
     Attempt<S>: Future<Output = Result<Response<R>, Error>>,
     Retried<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
+    Hedged<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
 {
     type Output = Result<Response<ResponseBody<R>>, Error>;
 
@@ -145,6 +168,7 @@ where
                 .poll(cx)
                 .map_ok(|response| response.map(ResponseBody::plain)),
             CallProjection::Retrying(call) => Pin::new(call).poll(cx),
+            CallProjection::Hedging(call) => Pin::new(call).poll(cx),
         }
     }
 }

@@ -40,17 +40,23 @@
 //! is not.
 
 mod body;
+mod bounds;
 mod budget;
+mod codes;
 mod future;
+mod hedge;
 mod policy;
 mod read;
+mod repeat;
 mod response;
 mod service;
 mod throttle;
+mod timers;
 
 pub use body::RetryBody;
 pub use budget::{Budget, BudgetSettings};
 pub use future::ResponseFuture;
+pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy};
 pub use policy::RetryPolicy;
 pub use read::{ByError, ErrorKind, ReadError};
 pub use response::ResponseBody;
