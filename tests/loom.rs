@@ -428,10 +428,10 @@ fn calls_at_once_are_all_counted_by_the_budget() {
     });
 }
 
-/// Of the shortest and the longest, in few buckets: a walk over them is a step of the model each.
+/// In few buckets: a walk over them is a step of the model each.
 fn quantile() -> RunningQuantile {
     RunningQuantile::new(1.0)
-        .with_resolution(0, 1)
+        .with_resolution(0, 2)
         .with_min_samples(1)
         .with_half_life(Duration::from_secs(1))
 }
@@ -441,22 +441,21 @@ fn a_sample_that_comes_while_the_quantile_is_halved_is_not_lost() {
     loom::model(|| {
         let quantile = Arc::new(quantile());
         let at = |secs| Moment::from_origin(Duration::from_secs(secs));
-        // Eight short ones; the first look at the clock begins the half-life.
+        // The first look at the clock begins the half-life.
         for _ in 0..8 {
             quantile.record(Duration::ZERO, at(1));
         }
         let other = {
             let quantile = quantile.clone();
-            // No refresh is due at this moment, which is before the others.
-            thread::spawn(move || quantile.record(Duration::from_micros(2), at(1)))
+            // No refresh is due at this moment.
+            thread::spawn(move || quantile.record(Duration::ZERO, at(1)))
         };
         quantile.refresh(at(2));
         other.join().unwrap();
-        quantile.refresh(at(2));
-        assert_eq!(
-            quantile.value(),
-            Some(Duration::from_micros(3)),
-            "the longest is the long one"
+        let left = quantile.samples();
+        assert!(
+            left == 4.5 || left == 5.0,
+            "half of nine, or half of eight and one: {left}"
         );
     });
 }

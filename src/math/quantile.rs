@@ -21,8 +21,8 @@ const REFRESH: Duration = Duration::from_millis(100);
 ///
 /// # Accuracy
 /// The value is never below the quantile of the samples, by nearest rank, and above it by at most one part
-/// in 32 and a microsecond. Durations over 71 minutes count as those. It is at most 100 ms older than the
-/// last sample but one.
+/// in 32 and a microsecond. Durations over 71 minutes count as those. It is worked out anew every 100 ms while
+/// samples come.
 ///
 /// # Memory
 /// Every half-life, 10 s by default, each sample counts half of what it did; but never so that fewer than
