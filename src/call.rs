@@ -34,8 +34,8 @@ pub struct SourceIp(pub IpAddr);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WaitForReady(pub bool);
 
-/// Request extension: a failed call is not tried again, whatever the retry policy says. For calls that
-/// must not reach a server twice.
+/// Request extension: a failed call is not tried again, whatever the retry policy says, and a slow one is
+/// not [hedged](crate::retry::Hedge). For calls that must not reach a server twice.
 ///
 /// Nothing else of the policy holds for such a call: not its
 /// [time limit for an attempt](crate::retry::RetryPolicy::with_attempt_timeout) either, and it counts for

@@ -31,6 +31,7 @@ enum Kind {
     Config { field: &'static str },
     NoRuntime,
     Unavailable,
+    NoOther,
     Closed,
     Connect,
     Timeout,
@@ -92,6 +93,12 @@ impl Error {
         Self::new(Kind::Unavailable, message, source)
     }
 
+    /// No endpoint but those that the call went to before can take it now, and it was to go to another.
+    pub(crate) fn no_other() -> Self {
+        let message = "every endpoint that can take the call has had it";
+        Self::new(Kind::NoOther, message, None)
+    }
+
     /// The task behind the balancer is gone.
     pub(crate) fn closed() -> Self {
         Self::new(
@@ -139,7 +146,15 @@ impl Error {
     /// No endpoint could take the call: all of them are known to be bad, or there are none. The
     /// message counts them by state and quotes the last connect error. The call was not sent.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self.inner.kind, Kind::Unavailable | Kind::Closed)
+        matches!(
+            self.inner.kind,
+            Kind::Unavailable | Kind::NoOther | Kind::Closed
+        )
+    }
+
+    /// An attempt beside others was not sent, since it found no endpoint that those had not gone to.
+    pub(crate) fn is_no_other(&self) -> bool {
+        self.inner.kind == Kind::NoOther
     }
 
     /// The balancer's background task is gone: the runtime that it was built in was shut down, or a

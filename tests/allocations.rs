@@ -13,7 +13,7 @@ use evenkeel::balance::Http;
 use evenkeel::call::RequestInfo;
 use evenkeel::connection::Discovered;
 use evenkeel::load::ReportSource;
-use evenkeel::math::{Moment, Rng};
+use evenkeel::math::{Moment, Rng, RunningQuantile};
 use evenkeel::outcome::{ByStatusCode, LoadReport};
 use evenkeel::policy::{
     Adaptive, BoundedLoad, C3, Candidates, Connects, HashSource, IpHash, LeastRequest, Maglev,
@@ -22,7 +22,7 @@ use evenkeel::policy::{
     WeightedRoundRobin,
 };
 use evenkeel::probe::{Answer, probe_fn};
-use evenkeel::retry::{RetryLayer, RetryPolicy};
+use evenkeel::retry::{HedgeLayer, HedgePolicy, RetryLayer, RetryPolicy};
 use evenkeel::{Balance, Endpoint};
 use http_body_util::{BodyExt, Full};
 use tower::util::ServiceFn;
@@ -379,6 +379,34 @@ async fn a_call_that_needs_no_retry_allocates_no_more_than_what_is_kept_for_one(
     let mut extensions = http::Extensions::new();
     extensions.insert(7_u8);
     assert_eq!(count(&extensions), 2 + 1 + 3);
+}
+
+#[test]
+fn a_running_quantile_allocates_nothing() {
+    let quantile = RunningQuantile::new(0.95);
+    let count = allocations(|n| {
+        quantile.record(Duration::from_micros(n), Moment::from_nanos(n * 1_000_000));
+        black_box(quantile.value());
+    });
+    assert_eq!(count, 0, "neither samples nor the walks over them");
+}
+
+#[tokio::test]
+async fn a_call_that_needs_no_hedge_allocates_no_more_than_what_is_kept_for_one() {
+    let service = |request: http::Request<evenkeel::retry::RetryBody<Full<Bytes>>>| {
+        let frame = now(request.into_body().frame()).unwrap().unwrap();
+        let response = http::Response::new(Full::new(frame.into_data().unwrap()));
+        ready(Ok::<_, Infallible>(response))
+    };
+    let layer = HedgeLayer::new(HedgePolicy::default()).unwrap();
+    let mut hedged = layer.layer(over_http(service).await);
+    let request = || http::Request::new(Full::new(Bytes::from_static(b"ping")));
+    let count = allocations(|_| {
+        let mut body = now(hedged.call(request())).unwrap().into_body();
+        let frame = now(body.frame()).unwrap().unwrap();
+        assert_eq!(frame.into_data().unwrap(), "ping");
+    });
+    assert_eq!(count / CALLS, 2 + 3, "as many as with retries");
 }
 
 #[test]

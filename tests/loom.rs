@@ -12,7 +12,7 @@ use evenkeel::ConnectivityState;
 use evenkeel::Endpoint;
 use evenkeel::health::limits::Limiter;
 use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health, Limits};
-use evenkeel::math::{Moment, Rng};
+use evenkeel::math::{Moment, Rng, RunningQuantile};
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
     Candidate, Candidates, Pick, PickContext, Picker, Policy, RoundRobin, Subchannel,
@@ -473,4 +473,54 @@ fn no_more_calls_are_under_way_than_the_limits_allow_and_each_gives_its_place_ba
             assert!(matches!(again, Ok(Some(_))), "the place was given back");
         });
     }
+}
+
+/// In few buckets: a walk over them is a step of the model each.
+fn quantile() -> RunningQuantile {
+    RunningQuantile::new(1.0)
+        .with_resolution(0, 2)
+        .with_min_samples(1)
+        .with_half_life(Duration::from_secs(1))
+}
+
+#[test]
+fn a_sample_that_comes_while_the_quantile_is_halved_is_not_lost() {
+    loom::model(|| {
+        let quantile = Arc::new(quantile());
+        let at = |secs| Moment::from_origin(Duration::from_secs(secs));
+        // The first look at the clock begins the half-life.
+        for _ in 0..8 {
+            quantile.record(Duration::ZERO, at(1));
+        }
+        let other = {
+            let quantile = quantile.clone();
+            // No refresh is due at this moment.
+            thread::spawn(move || quantile.record(Duration::ZERO, at(1)))
+        };
+        quantile.refresh(at(2));
+        other.join().unwrap();
+        let left = quantile.samples();
+        assert!(
+            left == 4.5 || left == 5.0,
+            "half of nine, or half of eight and one: {left}"
+        );
+    });
+}
+
+#[test]
+fn one_of_two_halves_the_quantile() {
+    loom::model(|| {
+        let quantile = Arc::new(quantile());
+        let at = |secs| Moment::from_origin(Duration::from_secs(secs));
+        for _ in 0..4 {
+            quantile.record(Duration::ZERO, at(1));
+        }
+        let other = {
+            let quantile = quantile.clone();
+            thread::spawn(move || quantile.refresh(at(2)))
+        };
+        quantile.refresh(at(2));
+        other.join().unwrap();
+        assert_eq!(quantile.samples(), 2.0, "4 samples are 2, and not 1");
+    });
 }

@@ -318,6 +318,22 @@ fn what_servers_add_can_be_shared_and_stored() {
 }
 
 #[test]
+fn hedging_is_shared_stored_and_spawned() {
+    use evenkeel::math::RunningQuantile;
+    use evenkeel::retry::{ByError, Hedge, HedgeFuture, HedgeLayer, HedgePolicy};
+    ordinary::<HedgePolicy>();
+    copy::<HedgePolicy>();
+    ordinary::<HedgeLayer>();
+    clone::<HedgeLayer>();
+    ordinary::<Hedge<PlainBalance>>();
+    clone::<Hedge<PlainBalance>>();
+    ordinary::<HedgeFuture<Ready<()>, PlainBalance, Full<Bytes>, ByError>>();
+    ordinary::<RunningQuantile>();
+    type SendOnly = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+    send::<HedgeFuture<Ready<()>, PlainBalance, SendOnly, ByError>>();
+}
+
+#[test]
 fn retries_are_shared_stored_and_spawned() {
     use evenkeel::retry::{
         Budget, BudgetSettings, ByError, ErrorKind, ReadError, ResponseBody,

@@ -58,6 +58,20 @@ async fn the_retry_snippet() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
+async fn the_hedging_snippet() -> Result<(), BoxError> {
+    use evenkeel::retry::HedgePolicy;
+    // [snippet
+    #[rustfmt::skip]
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051", "http://10.0.0.2:50051"])
+        .hedge(HedgePolicy::default())   // .with_delay(..) for a fixed delay, .with_quantile(0.99) for fewer
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_health_snippet() -> Result<(), BoxError> {
     use evenkeel::grpc::HealthCheck;
     // [snippet

@@ -13,7 +13,8 @@ const REMEMBERED: usize = 8;
 /// A balancer notes here each endpoint that it gives the request to, and picks one that is not noted
 /// as long as there is one that can be used. [`Retry`](crate::retry::Retry) puts it on the calls that
 /// it may repeat; a loop of one's own puts clones of one of these on all attempts of a call. Clones
-/// share what is noted. Takes no lock; beyond eight endpoints nothing more is noted.
+/// share what is noted. [`Hedge`](crate::retry::Hedge) has its attempts, which are side by side, go nowhere
+/// rather than to an endpoint that is noted. Takes no lock; beyond eight endpoints nothing more is noted.
 ///
 /// ```
 /// use evenkeel::call::PreviousEndpoints;
@@ -26,7 +27,10 @@ const REMEMBERED: usize = 8;
 /// assert!(seen.contains(&"a".into()));
 /// ```
 #[derive(Clone, Default)]
-pub struct PreviousEndpoints(Arc<Noted>);
+pub struct PreviousEndpoints {
+    noted: Arc<Noted>,
+    only_others: bool,
+}
 
 #[derive(Default)]
 struct Noted {
@@ -43,7 +47,7 @@ impl PreviousEndpoints {
     /// Adds an endpoint.
     pub fn insert(&self, id: EndpointId) {
         let mut id = Some(id);
-        for place in &self.0.ids {
+        for place in &self.noted.ids {
             let noted = place.get_or_init(|| id.take().expect("given to one place only"));
             // It may have been noted by this call, or before it.
             match &id {
@@ -61,22 +65,36 @@ impl PreviousEndpoints {
     /// Whether no attempt went to any endpoint yet.
     #[inline]
     pub fn is_empty(&self) -> bool {
-        self.0.ids[0].get().is_none()
+        self.noted.ids[0].get().is_none()
     }
 
     /// The endpoints, in the order of the attempts.
     pub fn iter(&self) -> impl Iterator<Item = &EndpointId> {
-        self.0.ids.iter().map_while(OnceLock::get)
+        self.noted.ids.iter().map_while(OnceLock::get)
+    }
+
+    /// The same record, for an attempt that is to go to an endpoint that is not noted, or nowhere.
+    pub(crate) fn for_others_only(&self) -> Self {
+        Self {
+            noted: self.noted.clone(),
+            only_others: true,
+        }
+    }
+
+    /// Whether this attempt goes nowhere rather than to an endpoint that is noted.
+    #[inline]
+    pub(crate) fn wants_only_others(&self) -> bool {
+        self.only_others
     }
 
     /// Says of attempts that are dropped from now on whether a time limit is the reason.
     pub(crate) fn set_timed_out(&self, timed_out: bool) {
-        self.0.timed_out.store(timed_out, Ordering::Relaxed);
+        self.noted.timed_out.store(timed_out, Ordering::Relaxed);
     }
 
     /// Whether an attempt that is dropped now took too long, which is its endpoint's fault.
     pub(crate) fn has_timed_out(&self) -> bool {
-        self.0.timed_out.load(Ordering::Relaxed)
+        self.noted.timed_out.load(Ordering::Relaxed)
     }
 }
 
@@ -102,6 +120,15 @@ mod tests {
         assert_eq!(ids, ["b", "a", "c"], "once each, in the order of attempts");
         assert!(!previous.is_empty() && previous.contains(&"a".into()));
         assert!(!previous.contains(&"d".into()), "never tried");
+    }
+
+    #[test]
+    fn an_attempt_for_others_only_shares_the_record() {
+        let previous = PreviousEndpoints::new();
+        let others = previous.for_others_only();
+        others.insert("a".into());
+        assert!(previous.contains(&"a".into()), "one record");
+        assert!(others.clone().wants_only_others() && !previous.wants_only_others());
     }
 
     #[test]

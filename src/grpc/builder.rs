@@ -25,7 +25,7 @@ use crate::grpc::tls::Tls;
 use crate::health::{Ejection, Limits, SlowStart};
 use crate::math::Backoff;
 use crate::policy::Policy;
-use crate::retry::{RetryLayer, RetryPolicy};
+use crate::retry::{HedgeLayer, HedgePolicy, RetryLayer, RetryPolicy};
 use crate::topology::RandomSubset;
 
 pub(super) const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
@@ -150,6 +150,7 @@ impl Sealed for Own {
 /// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
+/// | [`hedge`](Self::hedge) | off | the caller's to say: see [`HedgePolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
 /// | [`timeout`](Self::timeout) | none | gRPC |
 /// | `service_config`, feature `service-config` | none | gRPC |
@@ -167,6 +168,7 @@ pub struct Builder<C = Own> {
     ejection: Option<Ejection>,
     subset: Option<RandomSubset>,
     retry: Option<RetryPolicy>,
+    hedge: Option<HedgePolicy>,
     health_check: Option<HealthCheck>,
     /// What holds where nothing is set here.
     pub(super) configured: Result<Configured, Error>,
@@ -190,6 +192,7 @@ impl Builder {
             ejection: None,
             subset: None,
             retry: None,
+            hedge: None,
             health_check: None,
             configured: Ok(Configured::default()),
         }
@@ -275,6 +278,7 @@ impl<C> Builder<C> {
             ejection: self.ejection,
             subset: self.subset,
             retry: self.retry,
+            hedge: self.hedge,
             health_check: self.health_check,
             configured: self.configured,
         }
@@ -311,6 +315,21 @@ impl<C> Builder<C> {
     /// ```
     pub fn retry(mut self, policy: RetryPolicy) -> Self {
         self.retry = Some(policy);
+        self
+    }
+
+    /// Sends calls that take longer than nearly all do to a second endpoint, too, by this policy, and takes the
+    /// first good answer; see [`Hedge`](crate::retry::Hedge). By default a call is not made again before it
+    /// has failed. With hedging there are no [retries](Self::retry): gRPC has one or the other.
+    ///
+    /// ```
+    /// use evenkeel::retry::HedgePolicy;
+    ///
+    /// let builder = evenkeel::grpc::Channel::builder().hedge(HedgePolicy::default());
+    /// # let _ = builder;
+    /// ```
+    pub fn hedge(mut self, policy: HedgePolicy) -> Self {
+        self.hedge = Some(policy);
         self
     }
 
@@ -397,8 +416,8 @@ impl<C: Source> Builder<C> {
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an address that is no URI or has another
     /// scheme than `http` and `https`, a weight of 0, two endpoints with one id, a percentage over
-    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries cannot be, a mistake in
-    /// a service config; or no tokio runtime.
+    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries or of hedging cannot
+    /// be, or both of them, a mistake in a service config; or no tokio runtime.
     pub fn build(self) -> Result<Channel<<C::Connector as Connector>::Service>, Error> {
         let configured = self.configured?;
         for endpoint in &self.endpoints {
@@ -407,7 +426,12 @@ impl<C: Source> Builder<C> {
         if self.timeout == Some(Duration::ZERO) {
             return Err(Error::config("timeout", "is zero"));
         }
+        if self.retry.is_some() && self.hedge.is_some() {
+            let message = "retries are set, too, and a call has one or the other (gRFC A6)";
+            return Err(Error::config("hedge", message));
+        }
         let retry = self.retry.map(RetryLayer::new).transpose()?;
+        let hedge = self.hedge.map(HedgeLayer::new).transpose()?;
         let user_agent = match self.user_agent {
             None => HeaderValue::from_static(USER_AGENT),
             Some(prefix) => {
@@ -437,7 +461,7 @@ impl<C: Source> Builder<C> {
             .health_checks(health_check.map(C::HealthCheck::from))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
-        let calls = Calls::new(balance, retry, &configured.retries)?;
+        let calls = Calls::new(balance, retry, hedge, &configured.retries)?;
         let methods = configured.methods;
         Ok(Channel::new(
             calls,

@@ -1,4 +1,4 @@
-//! What stands between a channel and its balancer: nothing, or retries, for all calls or by their methods.
+//! What stands between a channel and its balancer: nothing, retries or hedging, for all calls or by their methods.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -17,14 +17,15 @@ use crate::error::Error;
 use crate::grpc::channel::Tracking;
 use crate::grpc::status;
 use crate::retry::{
-    self, ErrorKind, OtherPolicy, ReadError, ResponseBody, Retry, RetryBody, RetryLayer,
-    RetryPolicy,
+    self, ErrorKind, Hedge, HedgeFuture, HedgeLayer, OtherPolicy, ReadError, ResponseBody, Retry,
+    RetryBody, RetryLayer, RetryPolicy,
 };
 
 /// How a channel makes its calls.
 pub(super) enum Calls<S> {
     Once(Balance<S, Tracking>),
     Retrying(Retrying<S>),
+    Hedging(Hedge<Attempts<Balance<S, Tracking>>, ByAttempt>),
     /// Some by one of these policies, the others once.
     ByMethod(Retrying<S>, Arc<[Policy<S>]>),
 }
@@ -34,18 +35,23 @@ type Retrying<S> = Retry<Attempts<Balance<S, Tracking>>, ByAttempt>;
 type Policy<S> = OtherPolicy<Attempts<Balance<S, Tracking>>, ByAttempt>;
 
 impl<S: Clone + Send + Sync + 'static> Calls<S> {
-    /// All by this policy, if there is one; else each by that of these which its method has.
+    /// All by one of these policies, if there is one; else each by that of these which its method has.
     pub(super) fn new(
         balance: Balance<S, Tracking>,
-        all: Option<RetryLayer>,
+        retry: Option<RetryLayer>,
+        hedge: Option<HedgeLayer>,
         by_method: &[RetryPolicy],
     ) -> Result<Self, Error> {
         let retrying =
             |layer: RetryLayer, balance| layer.reading_errors(ByAttempt).layer(Attempts(balance));
-        match (all, by_method) {
-            (Some(all), _) => Ok(Self::Retrying(retrying(all, balance))),
-            (None, []) => Ok(Self::Once(balance)),
-            (None, [first, ..]) => {
+        match (retry, hedge, by_method) {
+            (Some(retry), _, _) => Ok(Self::Retrying(retrying(retry, balance))),
+            (None, Some(hedge), _) => {
+                let hedge = hedge.reading_errors(ByAttempt);
+                Ok(Self::Hedging(hedge.layer(Attempts(balance))))
+            }
+            (None, None, []) => Ok(Self::Once(balance)),
+            (None, None, [first, ..]) => {
                 let retry = retrying(RetryLayer::new(*first)?, balance);
                 let policies = by_method.iter().map(|policy| retry.other_policy(*policy));
                 let policies = policies.collect::<Result<_, _>>()?;
@@ -60,6 +66,7 @@ impl<S> Calls<S> {
         match self {
             Self::Once(balance) => balance,
             Self::Retrying(retry) | Self::ByMethod(retry, _) => &retry.get_ref().0,
+            Self::Hedging(hedge) => &hedge.get_ref().0,
         }
     }
 }
@@ -70,6 +77,7 @@ impl<S> Clone for Calls<S> {
             Self::Once(balance) => Self::Once(balance.clone()),
             Self::Retrying(retry) => Self::Retrying(retry.clone()),
             Self::ByMethod(retry, policies) => Self::ByMethod(retry.clone(), policies.clone()),
+            Self::Hedging(hedge) => Self::Hedging(hedge.clone()),
         }
     }
 }
@@ -87,6 +95,9 @@ impl ReadError<Error> for ByAttempt {
         if error.is_closed() {
             return ErrorKind::Final;
         }
+        if error.is_no_other() {
+            return ErrorKind::NotSent;
+        }
         match status::attempt_of(error) {
             Some(attempt) if attempt.is_connection_lost() => ErrorKind::Transport,
             _ => ErrorKind::Code(status::code(error) as u32),
@@ -96,11 +107,13 @@ impl ReadError<Error> for ByAttempt {
 
 type Attempt<S> = balance::ResponseFuture<S, Request<Body>, Tracking>;
 
-// Boxed, so that channels without retries do not move its size about.
+// Boxed, so that channels without these do not move their sizes about.
 type Retried<S> =
     Pin<Box<retry::ResponseFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
 
-/// A response to come, by either way.
+type Hedged<S> = Pin<Box<HedgeFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
+
+/// A response to come, by any of the ways.
 #[pin_project(project = CallProjection)]
 #[expect(
     clippy::large_enum_variant,
@@ -109,6 +122,7 @@ type Retried<S> =
 pub(super) enum Call<S: Service<Request<Body>>> {
     Once(#[pin] Attempt<S>),
     Retrying(Retried<S>),
+    Hedging(Hedged<S>),
 }
 
 impl<S: Service<Request<Body>>> Call<S> {
@@ -120,6 +134,10 @@ impl<S: Service<Request<Body>>> Call<S> {
             CallProjection::Retrying(call) => {
                 let again = if call.was_sent() { " again" } else { "" };
                 (call.as_mut().attempt()?.expire()?, again)
+            }
+            CallProjection::Hedging(call) => {
+                let again = if call.was_sent() { " again" } else { "" };
+                (call.as_mut().expire(|attempt| attempt.expire())?, again)
             }
         };
         Some(format!("the call was sent{again}: {waited_for}"))
@@ -148,7 +166,7 @@ where
         Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
     R: http_body::Body,
 {
-    /// Both are always ready: a channel's balancer does not wait in `poll_ready`.
+    /// All are always ready: a channel's balancer does not wait in `poll_ready`.
     /// `end` is when the caller is answered at the latest, `policy` the place of the method's policy among
     /// those by method.
     pub(super) fn call(
@@ -160,6 +178,13 @@ where
         let call = match self {
             Self::Once(balance) => return Call::Once(balance.call(request)),
             Self::Retrying(retry) => retry.call(request),
+            Self::Hedging(hedge) => {
+                let call = hedge.call(request);
+                return Call::Hedging(Box::pin(match end {
+                    Some(end) => call.end_by(end),
+                    None => call,
+                }));
+            }
             Self::ByMethod(retry, policies) => match policy.and_then(|place| policies.get(place)) {
                 Some(policy) => retry.call_by(policy, request),
                 None => return Call::Once(retry.get_mut().0.call(request)),
@@ -177,6 +202,7 @@ where
     S: Service<Request<Body>>,
     Attempt<S>: Future<Output = Result<Response<R>, Error>>,
     Retried<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
+    Hedged<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
 {
     type Output = Result<Response<ResponseBody<R>>, Error>;
 
@@ -187,6 +213,7 @@ where
                 .poll(cx)
                 .map_ok(|response| response.map(ResponseBody::plain)),
             CallProjection::Retrying(call) => Pin::new(call).poll(cx),
+            CallProjection::Hedging(call) => Pin::new(call).poll(cx),
         }
     }
 }

@@ -55,7 +55,9 @@ pub(super) type Tracking = Reclaiming<Http<ByGrpcStatus>>;
 /// Dropping a call cancels it at the server and says nothing about the endpoint.
 ///
 /// With [retries](Builder::retry) the deadline and the timeout hold for all attempts together: a failure
-/// is the answer where the wait for the next attempt would end after them.
+/// is the answer where the wait for the next attempt would end after them. With [hedging](Builder::hedge),
+/// too; a call that ends by them counts against the endpoint that had it first, and against others that had it
+/// for as long as the delay between attempts.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

@@ -7,24 +7,19 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use http::request::Parts;
-use http::{HeaderName, HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use pin_project::pin_project;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Instant;
 use tower_service::Service;
 
-use crate::call::{PreviousEndpoints, grpc_timeout, set_grpc_timeout};
-use crate::cluster::now;
 use crate::error::{BoxError, Error};
-use crate::retry::body::Kept;
-use crate::retry::read::{Pushback, code_of_head, pushback};
+use crate::retry::bounds::Verdict;
+use crate::retry::read::Pushback;
+use crate::retry::repeat::Repeat;
 use crate::retry::service::Shared;
-use crate::retry::{ErrorKind, ReadError, ResponseBody, RetryBody};
-
-/// gRFC A6: how many attempts were made before this one.
-pub(super) const PREVIOUS_ATTEMPTS: HeaderName =
-    HeaderName::from_static("grpc-previous-rpc-attempts");
+use crate::retry::timers::Timer;
+use crate::retry::{ReadError, ResponseBody, RetryBody};
 
 /// The response to come; see [`Retry`](crate::retry::Retry). Dropping it cancels the call.
 #[pin_project]
@@ -49,17 +44,12 @@ enum State<F, S> {
 /// What stays through all attempts of one call.
 pub(super) struct Call<S, B, E> {
     shared: Arc<Shared<S, E>>,
-    head: Parts,
-    body: Kept<B>,
-    previous: PreviousEndpoints,
+    repeat: Repeat<B>,
     attempts: u32,
     /// How often it waited without the server's word on how long.
     backoffs: u32,
-    deadline: Option<Instant>,
-    /// When the call ends at the latest, at the deadline or before: no attempt begins then.
-    end: Option<Instant>,
     /// Of the attempt, or of the wait for the next.
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
     /// No timer could be made. Each try would print tokio's panic again.
     timeless: bool,
 }
@@ -76,7 +66,7 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
     #[cfg(feature = "grpc")]
     pub(crate) fn end_by(mut self, end: Instant) -> Self {
         if let Some(call) = &mut self.call {
-            call.end = Some(end);
+            call.repeat.end = Some(end);
         }
         self
     }
@@ -84,7 +74,8 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
     /// Whether an earlier attempt went to an endpoint.
     #[cfg(feature = "grpc")]
     pub(crate) fn was_sent(&self) -> bool {
-        (self.call.as_ref()).is_some_and(|call| call.attempts > 1 && !call.previous.is_empty())
+        (self.call.as_ref())
+            .is_some_and(|call| call.attempts > 1 && !call.repeat.previous.is_empty())
     }
 
     /// The attempt under way, if there is one.
@@ -128,19 +119,20 @@ where
                     call.timer = None;
                     let delay = match &result {
                         Some(result) => call.judge(result),
-                        None => call.again_after(None),
+                        None => call.again_after_limit(),
                     };
                     // An attempt that is dropped for its time is its endpoint's failure.
-                    call.previous.set_timed_out(result.is_none());
+                    call.repeat.previous.set_timed_out(result.is_none());
                     this.state.set(State::Waiting);
-                    call.previous.set_timed_out(false);
+                    call.repeat.previous.set_timed_out(false);
                     // After the attempt, so that a stream is cancelled and not broken off; and before the
                     // response, which is the answer if its request has just outgrown its room.
-                    let Some(delay) = delay.filter(|_| call.body.take_back().is_some()) else {
+                    let Some(delay) = delay.filter(|_| call.repeat.body.take_back()) else {
                         this.state.set(State::Done);
-                        call.body.commit();
+                        call.repeat.body.commit();
                         let result = result.unwrap_or_else(|| Err(too_late()));
-                        let result = result.map(|response| call.answer(response));
+                        let result =
+                            result.map(|response| call.shared.rules.bounds.answer(response));
                         *this.call = None;
                         return Poll::Ready(result);
                     };
@@ -163,7 +155,7 @@ where
                         Poll::Pending if call.is_late(cx) => {
                             call.timer = None;
                             call.attempts += 1;
-                            let Some(delay) = call.again_after(None) else {
+                            let Some(delay) = call.again_after_limit() else {
                                 this.state.set(State::Done);
                                 return Poll::Ready(Err(too_late()));
                             };
@@ -191,7 +183,7 @@ where
 
 /// The time until the next attempt; without a timer it begins at once.
 struct Delay {
-    timer: Option<Pin<Box<Sleep>>>,
+    timer: Option<Timer>,
 }
 
 impl<S, B, E> Call<S, B, E>
@@ -204,50 +196,25 @@ where
         shared: Arc<Shared<S, E>>,
         request: Request<B>,
     ) -> (Self, Request<RetryBody<B>>) {
-        let (mut head, body) = request.into_parts();
-        // Ahead of the record's own place among the extensions, which would be copied too.
-        let kept = head.clone();
-        let previous = head.extensions.get::<PreviousEndpoints>().cloned();
-        let previous = previous.unwrap_or_else(|| {
-            let previous = PreviousEndpoints::new();
-            head.extensions.insert(previous.clone());
-            previous
-        });
-        let timeout = grpc_timeout(&head.headers);
-        let (body, first) = Kept::new(body, shared.rules.policy.buffer_limit_bytes);
-        // A limit beyond the end of the clock is none.
-        let deadline = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let (repeat, first) = Repeat::begin(request, shared.rules.policy.buffer_limit_bytes);
         let call = Self {
             shared,
-            head: kept,
-            body,
-            previous,
+            repeat,
             attempts: 1,
             backoffs: 0,
-            deadline,
-            end: deadline,
             timer: None,
             timeless: false,
         };
-        (call, Request::from_parts(head, first))
+        (call, first)
     }
 
     /// The request of the next attempt.
     fn request<E2: From<Error>>(&mut self) -> Result<Request<RetryBody<B>>, E2> {
-        let body = self.body.next().ok_or_else(gone)?;
-        let mut head = self.head.clone();
-        head.extensions.insert(self.previous.clone());
-        head.headers
-            .insert(PREVIOUS_ATTEMPTS, HeaderValue::from(self.attempts));
-        let now = Instant::now();
-        // The wait took longer than it should have. An endpoint would be blamed for no answer.
-        if self.end.is_some_and(|end| end <= now) {
-            return Err(past_deadline());
-        }
-        // The same moment, since gRPC's timeouts are never zero.
-        if let Some(deadline) = self.deadline {
-            set_grpc_timeout(&mut head.headers, deadline.saturating_duration_since(now));
-        }
+        let body = self.repeat.body.next().ok_or_else(gone)?;
+        // The wait took longer than it should have.
+        let previous = self.repeat.previous.clone();
+        let head = self.repeat.head(self.attempts, previous);
+        let head = head.ok_or_else(past_deadline)?;
         self.attempts += 1;
         Ok(Request::from_parts(head, body))
     }
@@ -263,73 +230,48 @@ where
         (self.timer.as_mut()).is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
     }
 
-    fn new_timer(&mut self, time: Duration) -> Option<Pin<Box<Sleep>>> {
+    fn new_timer(&mut self, time: Duration) -> Option<Timer> {
         if self.timeless {
             return None;
         }
-        let timer = self.shared.timer(time);
+        let timer = self.shared.timers.after(time);
         self.timeless = timer.is_none();
         timer
     }
 
-    /// When to try again after this, if at all. The order of the rules is that of gRFC A6.
+    /// When to try again after this, if at all.
     fn judge<R, Error>(&mut self, result: &Result<Response<R>, Error>) -> Option<Delay>
     where
         E: ReadError<Error>,
     {
-        let rules = &self.shared.rules;
-        match result {
-            Ok(response) => {
-                let headers = response.headers();
-                let code = code_of_head(response.status(), headers)?;
-                if code == 0 {
-                    rules.succeeded();
-                    return None;
-                }
-                let asked = match pushback(headers) {
-                    Some(Pushback::Never) => {
-                        rules.failed();
-                        return None;
-                    }
-                    Some(Pushback::After(delay)) => Some(delay),
-                    None => None,
-                };
-                rules
-                    .policy
-                    .retries_code(code)
-                    .then(|| self.again_after(asked))?
-            }
+        let bounds = &self.shared.rules.bounds;
+        let verdict = match result {
+            Ok(response) => bounds.judge(response),
             // No more a server's failure than a malformed request is, which A6 does not count.
-            Err(_) if self.body.has_failed() => None,
-            Err(error) => {
-                let retried = match self.shared.read.read(error) {
-                    ErrorKind::Code(code) => rules.policy.retries_code(code),
-                    ErrorKind::Transport => rules.policy.transport_errors,
-                    ErrorKind::Final => false,
-                };
-                retried.then(|| self.again_after(None))?
-            }
+            Err(_) if self.repeat.body.has_failed() => Verdict::Fatal,
+            Err(error) => bounds.judge_error(self.shared.read.read(error)),
+        };
+        match verdict {
+            Verdict::Failed(Some(Pushback::Never)) => None,
+            Verdict::Failed(Some(Pushback::After(delay))) => self.again_after(Some(delay)),
+            Verdict::Failed(None) => self.again_after(None),
+            Verdict::Good | Verdict::Fatal | Verdict::NotSent => None,
         }
     }
 
-    /// The caller's response. What has begun tells the throttle by its end how the call went.
-    fn answer<R: Body>(&self, response: Response<R>) -> Response<ResponseBody<R>> {
-        let rules = &self.shared.rules;
-        let told = rules.throttle.is_some()
-            && code_of_head(response.status(), response.headers()).is_none();
-        response.map(|body| match told {
-            true => ResponseBody::told(body, rules.clone()),
-            false => ResponseBody::plain(body),
-        })
+    /// When to try again after an attempt that was cut off at its limit.
+    fn again_after_limit(&mut self) -> Option<Delay> {
+        self.shared.rules.bounds.failed();
+        self.again_after(None)
     }
 
     /// When to try again after a failure that is worth it, if that is allowed. `asked` is the server's
     /// own word on the delay.
     fn again_after(&mut self, asked: Option<Duration>) -> Option<Delay> {
         let rules = self.shared.rules.clone();
-        if rules.throttle.as_ref().is_some_and(|t| !t.failed())
+        if !rules.bounds.allow()
             || self.attempts >= rules.policy.attempts()
-            || !self.body.is_whole()
+            || !self.repeat.body.is_whole()
         {
             return None;
         }
@@ -345,20 +287,14 @@ where
             }
         };
         // An answer now is better than a deadline that passes while nothing is done.
-        let is_over =
-            |end: Instant| (Instant::now().checked_add(delay)).is_none_or(|begin| begin >= end);
-        if self.end.is_some_and(is_over) {
+        if self.repeat.ends_by(Instant::now().checked_add(delay)) {
             return None;
         }
         let timer = match delay {
             Duration::ZERO => None,
             _ => Some(self.new_timer(delay)?),
         };
-        // Last, so that nothing is taken out for a retry that is not made.
-        if rules.budget.as_ref().is_some_and(|b| !b.withdraw(now())) {
-            return None;
-        }
-        Some(Delay { timer })
+        rules.bounds.withdraw().then_some(Delay { timer })
     }
 }
 

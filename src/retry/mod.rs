@@ -34,23 +34,33 @@
 //! what is left of the caller's time; what the caller itself says in the first of these is taken out. The
 //! extension [`NoRetry`](crate::call::NoRetry) on a request keeps it to one attempt.
 //!
+//! # Before a call has failed
+//! A call that only takes long is no failure, and a server that is stuck never fails one. [`Hedge`] sends such
+//! a call to a second endpoint, too.
+//!
 //! # Who is to blame
 //! Every attempt counts for or against its endpoint by itself, so that one that fails is ejected though
 //! no caller sees a failure. An attempt over its time limit is a failure; one that the caller gave up
 //! is not.
 
 mod body;
+mod bounds;
 mod budget;
+mod codes;
 mod future;
+mod hedge;
 mod policy;
 mod read;
+mod repeat;
 mod response;
 mod service;
 mod throttle;
+mod timers;
 
 pub use body::RetryBody;
 pub use budget::{Budget, BudgetSettings};
 pub use future::ResponseFuture;
+pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy};
 pub use policy::RetryPolicy;
 pub use read::{ByError, ErrorKind, ReadError};
 pub use response::ResponseBody;

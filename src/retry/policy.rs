@@ -2,10 +2,11 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::math::Backoff;
+use crate::retry::codes::Codes;
 use crate::retry::{BudgetSettings, ThrottleSettings};
 
 /// The most attempts that a call has, whatever is asked for (gRFC A6).
-const MAX_ATTEMPTS: u32 = 5;
+pub(super) const MAX_ATTEMPTS: u32 = 5;
 
 /// When and how often a failed call is tried again. Plain settings; [`RetryLayer`](crate::retry::RetryLayer)
 /// and `grpc::Builder::retry` put them to use.
@@ -23,8 +24,7 @@ const MAX_ATTEMPTS: u32 = 5;
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
     pub(super) max_attempts: u32,
-    /// A bit for each gRPC code; codes that there are not are all in the last.
-    pub(super) codes: u32,
+    pub(super) codes: Codes,
     pub(super) transport_errors: bool,
     pub(super) backoff: Backoff,
     pub(super) attempt_timeout: Option<Duration>,
@@ -38,7 +38,7 @@ impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
             max_attempts: 3,
-            codes: bit(14),
+            codes: Codes::UNAVAILABLE,
             transport_errors: true,
             backoff: Backoff::default()
                 .with_base(Duration::from_millis(50))
@@ -50,14 +50,6 @@ impl Default for RetryPolicy {
             throttle: None,
             seed: None,
         }
-    }
-}
-
-/// The bit of a gRPC code, the last one for what is none.
-fn bit(code: i32) -> u32 {
-    match code {
-        0..=16 => 1 << code,
-        _ => 1 << 31,
     }
 }
 
@@ -77,9 +69,7 @@ impl RetryPolicy {
     /// have done a part.
     #[must_use]
     pub fn with_codes<C: Into<i32>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
-        self.codes = codes
-            .into_iter()
-            .fold(0, |bits, code| bits | bit(code.into()));
+        self.codes = Codes::of(codes);
         self
     }
 
@@ -139,10 +129,6 @@ impl RetryPolicy {
         self
     }
 
-    pub(super) fn retries_code(&self, code: u32) -> bool {
-        i32::try_from(code).is_ok_and(|code| self.codes & bit(code) != 0)
-    }
-
     pub(super) fn attempts(&self) -> u32 {
         self.max_attempts.min(MAX_ATTEMPTS)
     }
@@ -158,12 +144,7 @@ impl RetryPolicy {
                 "fewer than 2 attempts are no retry",
             ));
         }
-        if self.codes & bit(0) != 0 {
-            return Err(Error::config("codes", "0 is OK, which is no failure"));
-        }
-        if self.codes & bit(-1) != 0 {
-            return Err(Error::config("codes", "gRPC's codes are 1 to 16"));
-        }
+        self.codes.validate()?;
         if let Some(mistake) = self.backoff.mistake_of_few() {
             return Err(Error::config("backoff", mistake));
         }
@@ -229,10 +210,12 @@ mod tests {
     fn only_the_codes_given_are_tried_again() {
         let policy = RetryPolicy::default();
         let retried = |policy: &RetryPolicy| -> Vec<u32> {
-            (0..40).filter(|&code| policy.retries_code(code)).collect()
+            (0..40)
+                .filter(|&code| policy.codes.contains(code))
+                .collect()
         };
         assert_eq!(retried(&policy), [14], "UNAVAILABLE by default");
         assert_eq!(retried(&policy.with_codes([8, 14])), [8, 14]);
-        assert!(!policy.retries_code(u32::MAX));
+        assert!(!policy.codes.contains(u32::MAX));
     }
 }

@@ -20,6 +20,9 @@ pub enum ErrorKind {
     Transport,
     /// Another attempt could not help.
     Final,
+    /// Nobody has had the attempt: it was to go to an endpoint that no other attempt had gone to, and there
+    /// was none. [`Hedge`](crate::retry::Hedge) makes such ones.
+    NotSent,
 }
 
 /// Tells what kind of error ended an attempt. Implemented for functions from `&E` to [`ErrorKind`].
@@ -44,6 +47,8 @@ impl ReadError<Error> for ByError {
     fn read(&self, error: &Error) -> ErrorKind {
         if error.is_closed() || error.is_config() {
             ErrorKind::Final
+        } else if error.is_no_other() {
+            ErrorKind::NotSent
         } else if error.is_unavailable() || error.is_connect() {
             ErrorKind::Code(UNAVAILABLE)
         } else if error.is_timeout() {
@@ -160,6 +165,7 @@ mod tests {
         let kind = |error| ByError.read(&error);
         assert_eq!(kind(Error::closed()), ErrorKind::Final);
         assert_eq!(kind(Error::unavailable("", None)), ErrorKind::Code(14));
+        assert_eq!(kind(Error::no_other()), ErrorKind::NotSent);
         assert_eq!(kind(Error::timeout("")), ErrorKind::Code(4));
         assert_eq!(kind(Error::endpoint("lost")), ErrorKind::Transport);
     }

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use http_body::{Body, Frame, SizeHint};
 use pin_project::pin_project;
 
-use crate::retry::service::Rules;
+use crate::retry::bounds::Bounds;
 
 /// A response's body, as it is. With a throttle, that is told how the call ends: by the trailers; by an
 /// error, which is a failure where transport errors are tried again; or by an end that says nothing,
@@ -22,13 +22,16 @@ pub struct ResponseBody<R> {
     #[pin]
     inner: R,
     /// Until the end; `None` where nobody wants to know.
-    rules: Option<Arc<Rules>>,
+    bounds: Option<Arc<Bounds>>,
 }
 
 impl<R> ResponseBody<R> {
     #[inline]
     pub(crate) fn plain(inner: R) -> Self {
-        Self { inner, rules: None }
+        Self {
+            inner,
+            bounds: None,
+        }
     }
 
     #[cfg(feature = "grpc")]
@@ -38,15 +41,15 @@ impl<R> ResponseBody<R> {
 }
 
 impl<R: Body> ResponseBody<R> {
-    pub(super) fn told(inner: R, rules: Arc<Rules>) -> Self {
+    pub(super) fn told(inner: R, bounds: Arc<Bounds>) -> Self {
         // Nobody needs to poll a body that has ended.
         if inner.is_end_stream() {
-            rules.ended(None);
+            bounds.ended(None);
             return Self::plain(inner);
         }
         Self {
             inner,
-            rules: Some(rules),
+            bounds: Some(bounds),
         }
     }
 }
@@ -66,14 +69,14 @@ impl<R: Body> Body for ResponseBody<R> {
             Some(Ok(frame)) => frame.is_trailers() || this.inner.is_end_stream(),
             _ => true,
         };
-        if this.rules.is_some()
+        if this.bounds.is_some()
             && is_over()
-            && let Some(rules) = this.rules.take()
+            && let Some(bounds) = this.bounds.take()
         {
             match &frame {
-                Some(Ok(frame)) => rules.ended(frame.trailers_ref()),
-                Some(Err(_)) => rules.broke(),
-                None => rules.ended(None),
+                Some(Ok(frame)) => bounds.ended(frame.trailers_ref()),
+                Some(Err(_)) => bounds.broke(),
+                None => bounds.ended(None),
             }
         }
         Poll::Ready(frame)
@@ -103,6 +106,7 @@ mod tests {
     use http_body_util::{Empty, Full, StreamBody};
 
     use super::*;
+    use crate::retry::service::Rules;
     use crate::retry::{RetryPolicy, ThrottleSettings};
 
     type Frames = Vec<Result<Frame<Bytes>, std::io::Error>>;
@@ -131,14 +135,13 @@ mod tests {
         use_body: impl FnOnce(ResponseBody<R>),
     ) -> bool {
         let policy = policy.with_throttle(ThrottleSettings::new(4, 1.0));
-        let rules = Arc::new(Rules::new(policy).unwrap());
-        let throttle = rules.throttle.as_ref().unwrap();
+        let bounds = Rules::new(policy).unwrap().bounds;
         for _ in 0..failures {
-            throttle.failed();
+            bounds.failed();
         }
-        use_body(ResponseBody::told(body, rules.clone()));
-        assert_eq!(Arc::strong_count(&rules), 1, "what has ended is told once");
-        throttle.allows_retry()
+        use_body(ResponseBody::told(body, bounds.clone()));
+        assert_eq!(Arc::strong_count(&bounds), 1, "what has ended is told once");
+        bounds.allow()
     }
 
     /// By how many tokens the throttle is fuller after this use of a body.
@@ -159,7 +162,7 @@ mod tests {
     fn read<R: Body + Unpin>(mut body: ResponseBody<R>) {
         let mut cx = Context::from_waker(std::task::Waker::noop());
         while let Poll::Ready(Some(_)) = Pin::new(&mut body).poll_frame(&mut cx) {}
-        assert!(body.rules.is_none(), "its end was seen");
+        assert!(body.bounds.is_none(), "its end was seen");
     }
 
     #[test]

@@ -1,27 +1,21 @@
 use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::task::{Context, Poll};
 
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{Request, Response};
 use http_body::Body;
-use tokio::runtime::Handle as Runtime;
-use tokio::time::Sleep;
 use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::call::NoRetry;
-use crate::cluster::now;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::retry::future::{Call, PREVIOUS_ATTEMPTS};
-use crate::retry::read::{Pushback, code_of_head, pushback};
-use crate::retry::{
-    Budget, ByError, ReadError, ResponseBody, ResponseFuture, RetryBody, RetryPolicy, Throttle,
-};
+use crate::retry::bounds::Bounds;
+use crate::retry::future::Call;
+use crate::retry::repeat::PREVIOUS_ATTEMPTS;
+use crate::retry::timers::Timers;
+use crate::retry::{ByError, ReadError, ResponseBody, ResponseFuture, RetryBody, RetryPolicy};
 
 /// Puts a [`Retry`] around services. All services of one layer share its budget and its throttle.
 #[derive(Debug, Clone)]
@@ -44,6 +38,10 @@ impl RetryLayer {
 }
 
 impl<E> RetryLayer<E> {
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.rules.bounds
+    }
+
     /// Reads the errors of the service by `read`: a function from `&Error` to
     /// [`ErrorKind`](crate::retry::ErrorKind), or an implementation of [`ReadError`].
     pub fn reading_errors<E2>(self, read: E2) -> RetryLayer<E2> {
@@ -63,7 +61,7 @@ impl<S: Clone, E: Clone> Layer<S> for RetryLayer<E> {
                 again: inner.clone(),
                 read: self.read.clone(),
                 rules: self.rules.clone(),
-                runtime: Runtime::try_current().ok(),
+                timers: Timers::here(),
             }),
             inner,
         }
@@ -74,8 +72,7 @@ impl<S: Clone, E: Clone> Layer<S> for RetryLayer<E> {
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) policy: RetryPolicy,
-    pub(super) budget: Option<Arc<Budget>>,
-    pub(super) throttle: Option<Arc<Throttle>>,
+    pub(super) bounds: Arc<Bounds>,
     seed: u64,
     streams: AtomicU64,
 }
@@ -85,43 +82,15 @@ impl Rules {
         policy.validate()?;
         Ok(Self {
             policy,
-            budget: policy.budget.map(Budget::new).transpose()?.map(Arc::new),
-            throttle: (policy.throttle.map(Throttle::new).transpose()?).map(Arc::new),
+            bounds: Arc::new(Bounds::new(
+                policy.codes,
+                policy.transport_errors,
+                policy.budget,
+                policy.throttle,
+            )?),
             seed: policy.seed.unwrap_or_else(|| fastrand::u64(..)),
             streams: AtomicU64::new(0),
         })
-    }
-
-    /// A call has succeeded.
-    pub(super) fn succeeded(&self) {
-        if let Some(throttle) = &self.throttle {
-            throttle.succeeded();
-        }
-    }
-
-    /// A call has failed, and is not tried again whatever the throttle says.
-    pub(super) fn failed(&self) {
-        if let Some(throttle) = &self.throttle {
-            throttle.failed();
-        }
-    }
-
-    /// A response that had begun has ended, with these trailers if it had any.
-    pub(super) fn ended(&self, trailers: Option<&HeaderMap>) {
-        let code = trailers.and_then(|trailers| code_of_head(StatusCode::OK, trailers));
-        match code {
-            None | Some(0) => self.succeeded(),
-            _ if trailers.and_then(pushback) == Some(Pushback::Never) => self.failed(),
-            Some(code) if self.policy.retries_code(code) => self.failed(),
-            Some(_) => {}
-        }
-    }
-
-    /// A response that had begun has ended with an error.
-    pub(super) fn broke(&self) {
-        if self.policy.transport_errors {
-            self.failed();
-        }
     }
 
     /// A generator for one delay: made only where it is needed, so that a first attempt does not pay.
@@ -136,26 +105,7 @@ pub(super) struct Shared<S, E> {
     pub(super) again: S,
     pub(super) read: E,
     pub(super) rules: Arc<Rules>,
-    /// Where timers are made when a call is polled outside of a runtime.
-    runtime: Option<Runtime>,
-}
-
-impl<S, E> Shared<S, E> {
-    /// `None` where no runtime is, or one without timers: then nothing can be waited for.
-    pub(super) fn timer(&self, time: Duration) -> Option<Pin<Box<Sleep>>> {
-        let _context = match Runtime::try_current() {
-            Ok(_) => None,
-            Err(_) => Some(self.runtime.as_ref()?.enter()),
-        };
-        // That a runtime has no timers, or none any more, tokio says only by panics: the one when a timer
-        // is made, the other when it is first polled.
-        std::panic::catch_unwind(|| {
-            let mut timer = Box::pin(tokio::time::sleep(time));
-            let _ = (timer.as_mut()).poll(&mut Context::from_waker(Waker::noop()));
-            timer
-        })
-        .ok()
-    }
+    pub(super) timers: Timers,
 }
 
 /// Tries failed calls again; see the [module](crate::retry) for the rules. Made by [`RetryLayer`].
@@ -236,13 +186,12 @@ impl<S: Clone, E: Clone> Retry<S, E> {
     /// Another policy for some of the calls, within the budget and the throttle of all.
     pub(crate) fn other_policy(&self, policy: RetryPolicy) -> Result<OtherPolicy<S, E>, Error> {
         let mut rules = Rules::new(policy)?;
-        rules.budget.clone_from(&self.shared.rules.budget);
-        rules.throttle.clone_from(&self.shared.rules.throttle);
+        rules.bounds = Arc::new(rules.bounds.within(&self.shared.rules.bounds));
         Ok(OtherPolicy(Arc::new(Shared {
             again: self.shared.again.clone(),
             read: self.shared.read.clone(),
             rules: Arc::new(rules),
-            runtime: self.shared.runtime.clone(),
+            timers: self.shared.timers.clone(),
         })))
     }
 
@@ -328,9 +277,7 @@ where
         let attempt = inner.call(request.map(RetryBody::once));
         return ResponseFuture::new(attempt, None);
     }
-    if let Some(budget) = &shared.rules.budget {
-        budget.deposit(now());
-    }
+    shared.rules.bounds.begun();
     let (call, request) = Call::begin(shared.clone(), request);
     ResponseFuture::new(inner.call(request), Some(call))
 }

@@ -15,6 +15,7 @@ mod deadlines;
 mod discovery;
 mod errors;
 mod health_checks;
+mod hedging;
 mod keep_alive;
 mod metadata;
 mod pick_first;

@@ -96,6 +96,12 @@ impl<S, Req, T> Call<S, Req, T> {
         }
     }
 
+    /// Whether the request is to go to an endpoint that no other attempt went to, or nowhere.
+    #[inline]
+    fn wants_only_others(&self) -> bool {
+        (self.previous.as_ref()).is_some_and(PreviousEndpoints::wants_only_others)
+    }
+
     #[cold]
     #[inline(never)]
     fn note(&self) {
@@ -262,6 +268,9 @@ where
                 true
             };
             if !may_wait && held == 0 {
+                if self.wants_only_others() {
+                    return Poll::Ready(Err(Error::no_other()));
+                }
                 let returned = self.misses.as_ref().map_or(0, |misses| misses.redispatches);
                 return Poll::Ready(Err(unavailable(&self.shared.load(), returned)));
             }
@@ -331,6 +340,10 @@ where
     fn nothing(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
         if let Some(limit) = self.met(snapshot) {
             return Choice::Full(limit);
+        }
+        // The call has other attempts, and this one need not be.
+        if self.wants_only_others() {
+            return Choice::Never;
         }
         let request = self.request.as_ref().expect("polled after completion");
         let wait_for_ready = self.track.request(request).wait_for_ready();
@@ -446,6 +459,7 @@ where
                 Pick::Endpoint(slot) => {
                     (snapshot.candidates.all().get(slot), snapshot.summary.panic)
                 }
+                Pick::Nothing if self.wants_only_others() => (None, false),
                 // One that failed this call before is better than none.
                 Pick::Nothing if previous.is_some() => {
                     avoid_previous = false;

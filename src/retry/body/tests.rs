@@ -2,11 +2,15 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 
 use futures::task::noop_waker_ref;
+use http::HeaderMap;
+use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full, StreamBody};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::UnboundedReceiverStream;
 
 use super::*;
+
+mod side_by_side;
 
 type Frames = StreamBody<UnboundedReceiverStream<Result<Frame<Bytes>, std::io::Error>>>;
 

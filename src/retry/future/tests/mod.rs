@@ -5,11 +5,16 @@ use std::sync::Mutex;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use http::HeaderValue;
+use http::request::Parts;
 use http_body_util::{BodyExt, Empty, Full};
+use tokio::time::Sleep;
 use tower_layer::Layer;
 
 use super::*;
+use crate::call::PreviousEndpoints;
 use crate::math::Backoff;
+use crate::retry::read::code_of_head;
 use crate::retry::{Retry, RetryLayer, RetryPolicy};
 
 mod attempts;

@@ -5,6 +5,7 @@ use http_body_util::StreamBody;
 
 use super::*;
 use crate::call::NoRetry;
+use crate::retry::repeat::PREVIOUS_ATTEMPTS;
 
 #[tokio::test(start_paused = true)]
 async fn a_request_may_say_that_it_is_not_tried_again() {

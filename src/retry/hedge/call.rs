@@ -1,0 +1,217 @@
+//! What stays through all attempts of one call, and when the next one is due.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Context;
+
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::Instant;
+
+use crate::cluster::now;
+use crate::error::BoxError;
+use crate::math::Moment;
+use crate::retry::bounds::Verdict;
+use crate::retry::hedge::service::Shared;
+use crate::retry::read::Pushback;
+use crate::retry::repeat::Repeat;
+use crate::retry::timers::Timer;
+use crate::retry::{ReadError, RetryBody};
+
+pub(super) struct Call<S, B, E> {
+    pub(super) shared: Arc<Shared<S, E>>,
+    pub(super) repeat: Repeat<B>,
+    pub(super) attempts: u32,
+    begun: Moment,
+    /// When the last attempt was made.
+    last: Instant,
+    next: Next,
+    /// The next attempt is allowed, and taken out of the budget.
+    reserved: bool,
+    /// There is no endpoint that has not had the call.
+    nowhere: bool,
+    /// Has its answer, or a failure in place of one.
+    done: bool,
+}
+
+/// When the next attempt is made.
+enum Next {
+    /// The hedging delay after the last; the timer is made when it is first waited for.
+    Delayed(Option<Timer>),
+    /// When a server has asked for it.
+    Asked(Timer),
+    AtOnce,
+    Never,
+}
+
+/// What is to be done while no attempt has anything new.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Due {
+    /// One more attempt is to be made.
+    Attempt,
+    Wait,
+    /// None is under way, and there will be none.
+    Over,
+}
+
+impl<S, B, E> Call<S, B, E>
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    /// Keeps what a later attempt needs, and gives the request of the first.
+    pub(super) fn begin(
+        shared: Arc<Shared<S, E>>,
+        request: Request<B>,
+    ) -> (Self, Request<RetryBody<B>>) {
+        let (repeat, first) = Repeat::begin(request, shared.rules.policy.buffer_limit_bytes);
+        let call = Self {
+            shared,
+            repeat,
+            attempts: 1,
+            begun: now(),
+            last: Instant::now(),
+            next: Next::Delayed(None),
+            reserved: false,
+            nowhere: false,
+            done: false,
+        };
+        (call, first)
+    }
+
+    /// What this end of an attempt means.
+    pub(super) fn judge<R, Error>(&self, result: &Result<Response<R>, Error>) -> Verdict
+    where
+        E: ReadError<Error>,
+    {
+        let bounds = &self.shared.rules.bounds;
+        match result {
+            Ok(response) => bounds.judge(response),
+            // No other server would get it, and none is at fault.
+            Err(_) if self.repeat.body.has_failed() => Verdict::Fatal,
+            Err(error) => bounds.judge_error(self.shared.read.read(error)),
+        }
+    }
+
+    /// An attempt has failed in a way that does not end the call.
+    pub(super) fn failed(&mut self, pushback: Option<Pushback>) {
+        self.next = match (&self.next, pushback) {
+            (Next::Never, _) | (_, Some(Pushback::Never)) => Next::Never,
+            (_, Some(Pushback::After(delay))) => {
+                // An answer now is better than a deadline that passes while nothing is done.
+                let is_over = self.repeat.ends_by(Instant::now().checked_add(delay));
+                let timer = (!is_over).then(|| self.shared.timers.after(delay));
+                timer.flatten().map_or(Next::Never, Next::Asked)
+            }
+            (_, None) => Next::AtOnce,
+        };
+    }
+
+    /// An attempt went nowhere. `beside`: it was to go to another endpoint than all before it.
+    pub(super) fn not_sent(&mut self, beside: bool) {
+        if beside && !self.nowhere {
+            self.nowhere = true;
+            self.attempts -= 1;
+        }
+    }
+
+    /// Whether there will be another attempt, though none is under way. If so, it is taken out of the budget.
+    pub(super) fn goes_on(&mut self) -> bool {
+        let may_be = match &self.next {
+            Next::Never => false,
+            _ => self.may_repeat() && self.is_allowed(),
+        };
+        self.next = match std::mem::replace(&mut self.next, Next::Never) {
+            asked @ Next::Asked(_) if may_be => asked,
+            _ if may_be => Next::AtOnce,
+            _ => Next::Never,
+        };
+        self.reserved = may_be;
+        may_be
+    }
+
+    fn may_repeat(&self) -> bool {
+        self.attempts < self.shared.rules.policy.attempts() && self.repeat.body.is_whole()
+    }
+
+    /// Whether the call may have another attempt now. If so, it is taken out of the budget.
+    fn is_allowed(&self) -> bool {
+        let bounds = &self.shared.rules.bounds;
+        !self.is_late() && bounds.allow() && bounds.withdraw()
+    }
+
+    /// What to do now. `under_way`: there are attempts that may answer yet.
+    pub(super) fn due(&mut self, under_way: bool, cx: &mut Context<'_>) -> Due {
+        if !self.may_repeat() {
+            self.next = Next::Never;
+        }
+        loop {
+            match &mut self.next {
+                Next::Delayed(_) | Next::AtOnce if under_way && self.nowhere => return Due::Wait,
+                Next::Delayed(Some(timer)) | Next::Asked(timer) => {
+                    if timer.as_mut().poll(cx).is_pending() {
+                        return Due::Wait;
+                    }
+                    self.next = Next::AtOnce;
+                }
+                Next::Delayed(timer) => {
+                    let delay = self.shared.rules.delay();
+                    let left = delay.saturating_sub(self.last.elapsed());
+                    if left.is_zero() {
+                        self.next = Next::AtOnce;
+                        continue;
+                    }
+                    *timer = self.shared.timers.after(left);
+                    if timer.is_none() {
+                        // It need not be looked for at each poll. A failure brings the next attempt yet.
+                        self.nowhere = true;
+                    }
+                }
+                Next::AtOnce => {
+                    if std::mem::take(&mut self.reserved) || self.is_allowed() {
+                        self.next = Next::Delayed(None);
+                        self.last = Instant::now();
+                        return Due::Attempt;
+                    }
+                    self.next = Next::Never;
+                }
+                Next::Never if under_way => return Due::Wait,
+                Next::Never => return Due::Over,
+            }
+        }
+    }
+
+    /// No further attempt can be made.
+    pub(super) fn stop(&mut self) {
+        self.next = Next::Never;
+    }
+
+    /// Whether the call's end has come.
+    pub(super) fn is_late(&self) -> bool {
+        self.repeat.ends_by(Instant::now())
+    }
+}
+
+impl<S, B, E> Call<S, B, E> {
+    /// The call has its answer; a good one says how long calls take.
+    pub(super) fn done(&mut self, good: bool) {
+        self.done = true;
+        if good {
+            self.shared.rules.answered(self.begun);
+        }
+    }
+
+    /// Whether an attempt that was made then, not the oldest, has had its time.
+    #[cfg(feature = "grpc")]
+    pub(super) fn is_overdue(&self, made: Instant) -> bool {
+        made.elapsed() >= self.shared.rules.delay()
+    }
+}
+
+impl<S, B, E> Drop for Call<S, B, E> {
+    fn drop(&mut self) {
+        if !self.done {
+            self.shared.rules.given_up(self.begun);
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! One call, from its first attempt to the response that it keeps.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use http::{Request, Response};
+use http_body::Body;
+use pin_project::pin_project;
+#[cfg(feature = "grpc")]
+use tokio::time::Instant;
+use tower_service::Service;
+
+use crate::error::{BoxError, Error};
+use crate::retry::body::ReaderId;
+use crate::retry::bounds::Verdict;
+use crate::retry::hedge::attempt::Attempt;
+use crate::retry::hedge::call::{Call, Due};
+use crate::retry::{ReadError, ResponseBody, RetryBody};
+
+/// The response to come; see [`Hedge`](crate::retry::Hedge). Dropping it cancels all attempts.
+#[pin_project]
+#[must_use = "futures do nothing unless polled"]
+pub struct HedgeFuture<F, S, B, E> {
+    #[pin]
+    first: Option<F>,
+    others: Vec<Pin<Box<Attempt<F, S, B>>>>,
+    /// `None` for a call that is not hedged. Dropped last, so that streams are cancelled and not broken off.
+    call: Option<Call<S, B, E>>,
+}
+
+impl<F, S, B, E> HedgeFuture<F, S, B, E> {
+    pub(super) fn new(first: F, call: Option<Call<S, B, E>>) -> Self {
+        Self {
+            first: Some(first),
+            others: Vec::new(),
+            call,
+        }
+    }
+
+    /// The call is ended at this moment by whoever holds this, and no later than at its deadline.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn end_by(mut self, end: Instant) -> Self {
+        if let Some(call) = &mut self.call {
+            call.repeat.end = Some(end);
+        }
+        self
+    }
+
+    /// Whether an attempt went to an endpoint beside or before those that are under way.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn was_sent(&self) -> bool {
+        (self.call.as_ref())
+            .is_some_and(|call| call.attempts > 1 && !call.repeat.previous.is_empty())
+    }
+
+    /// Ends by `end` the attempts that have had their time, of which the oldest is one in any case. What `end`
+    /// says of one that no endpoint has is said if it is so of all.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn expire<T>(
+        self: Pin<&mut Self>,
+        mut end: impl FnMut(Pin<&mut F>) -> Option<T>,
+    ) -> Option<T> {
+        let mut this = self.project();
+        let mut ended = Vec::new();
+        ended.extend(this.first.as_mut().as_pin_mut().map(&mut end));
+        for attempt in this.others.iter_mut() {
+            let overdue = (this.call.as_ref()).is_none_or(|call| call.is_overdue(attempt.made));
+            if (ended.is_empty() || overdue)
+                && let Some(attempt) = attempt.as_mut().called()
+            {
+                ended.push(end(attempt));
+            }
+        }
+        let all: Option<Vec<T>> = ended.into_iter().collect();
+        all?.into_iter().next()
+    }
+}
+
+impl<F, S, B, E, R> Future for HedgeFuture<F, S, B, E>
+where
+    F: Future<Output = Result<Response<R>, S::Error>>,
+    S: Service<Request<RetryBody<B>>, Response = Response<R>, Future = F> + Clone,
+    S::Error: From<Error>,
+    E: ReadError<S::Error>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    R: Body,
+{
+    type Output = Result<Response<ResponseBody<R>>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut this = self.as_mut().project();
+            let Some(call) = this.call else {
+                let first = this.first.as_mut().as_pin_mut();
+                let result = ready!(first.expect("polled after completion").poll(cx));
+                this.first.set(None);
+                return Poll::Ready(result.map(|head| head.map(ResponseBody::plain)));
+            };
+            if !this.others.is_empty()
+                && let Some(ahead) = call.repeat.body.ahead(cx.waker())
+            {
+                // Nobody else can have the rest of the request.
+                if ahead != ReaderId::FIRST {
+                    this.first.set(None);
+                }
+                this.others.retain(|attempt| attempt.reader == ahead);
+                call.repeat.body.commit_to(ahead);
+            }
+            let first = this.first.as_mut().as_pin_mut();
+            if let Some(Poll::Ready(result)) = first.map(|first| first.poll(cx)) {
+                this.first.set(None);
+                if let Some(answer) = self.as_mut().ended(ReaderId::FIRST, false, result) {
+                    return Poll::Ready(answer);
+                }
+                continue;
+            }
+            let mut attempts = this.others.iter_mut().enumerate();
+            let ended =
+                attempts.find_map(
+                    |(at, attempt)| match attempt.as_mut().poll(&call.repeat, cx) {
+                        Poll::Ready(result) => Some((at, result)),
+                        Poll::Pending => None,
+                    },
+                );
+            if let Some((at, result)) = ended {
+                let attempt = this.others.swap_remove(at);
+                let (reader, beside) = (attempt.reader, attempt.beside);
+                // Ahead of what follows, so that a stream is cancelled and not broken off.
+                drop(attempt);
+                let Some(result) = result else {
+                    call.repeat.body.release(reader);
+                    call.stop();
+                    continue;
+                };
+                if let Some(answer) = self.as_mut().ended(reader, beside, result) {
+                    return Poll::Ready(answer);
+                }
+                continue;
+            }
+            let beside = this.first.is_some() || !this.others.is_empty();
+            match call.due(beside, cx) {
+                Due::Wait => return Poll::Pending,
+                Due::Attempt => match call.repeat.body.beside() {
+                    Some(body) => {
+                        let service = call.shared.again.clone();
+                        let attempt = Attempt::new(service, body, call.attempts, beside);
+                        this.others.push(Box::pin(attempt));
+                        call.attempts += 1;
+                    }
+                    // Outgrown at this moment.
+                    None => call.stop(),
+                },
+                Due::Over => {
+                    let why = match call.is_late() {
+                        true => past_deadline(),
+                        false => gone(),
+                    };
+                    call.done(false);
+                    *this.call = None;
+                    return Poll::Ready(Err(why.into()));
+                }
+            }
+        }
+    }
+}
+
+impl<F, S, B, E, R, X> HedgeFuture<F, S, B, E>
+where
+    F: Future<Output = Result<Response<R>, X>>,
+    E: ReadError<X>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+    R: Body,
+{
+    /// An attempt has ended with this. The call's answer, if that is one.
+    fn ended(
+        self: Pin<&mut Self>,
+        reader: ReaderId,
+        beside: bool,
+        result: F::Output,
+    ) -> Option<Result<Response<ResponseBody<R>>, X>> {
+        let mut this = self.project();
+        let call = this.call.as_mut()?;
+        let verdict = call.judge(&result);
+        if let Verdict::Failed(_) | Verdict::NotSent = verdict {
+            call.repeat.body.release(reader);
+            match verdict {
+                Verdict::Failed(pushback) => call.failed(pushback),
+                _ => call.not_sent(beside),
+            }
+            let under_way = this.first.is_some() || !this.others.is_empty();
+            if under_way || call.goes_on() {
+                return None;
+            }
+        }
+        // Before the rest of the request is only this attempt's: their streams are cancelled, and not broken
+        // off.
+        this.first.set(None);
+        this.others.clear();
+        call.repeat.body.commit_to(reader);
+        call.done(verdict == Verdict::Good);
+        let answer = result.map(|response| call.shared.rules.bounds.answer(response));
+        *this.call = None;
+        Some(answer)
+    }
+}
+
+#[cold]
+fn past_deadline() -> Error {
+    Error::timeout("the deadline passed before the next attempt")
+}
+
+/// The attempt that alone could send the rest of the request had failed by then.
+#[cold]
+fn gone() -> Error {
+    Error::unavailable("the request cannot be sent again", None)
+}
+
+impl<F, S, B, E> fmt::Debug for HedgeFuture<F, S, B, E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let attempts = self.call.as_ref().map(|call| call.attempts);
+        f.debug_struct("HedgeFuture")
+            .field("attempts", &attempts)
+            .finish_non_exhaustive()
+    }
+}
