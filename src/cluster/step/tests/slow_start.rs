@@ -267,3 +267,19 @@ fn who_leaves_and_joins_begins_anew_and_who_is_described_anew_does_not() {
     assert!(!m.cluster.take_dirty(), "nobody is left in its window");
     assert_eq!(m.cluster.next_tick(), None, "so the clock stops");
 }
+
+#[test]
+fn who_joins_does_not_hold_up_the_others() {
+    let mut m = warm(slowly(), ["a"]);
+    m.update(["a", "b"]);
+    m.succeed("b");
+    let due = m.now + SECOND;
+    m.advance_ms(600);
+    m.update(["a", "b", "c"]);
+    m.succeed("c");
+    assert_eq!(
+        m.cluster.next_tick(),
+        Some(due),
+        "else a stream of new ones would stop the clock"
+    );
+}
