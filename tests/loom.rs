@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use evenkeel::ConnectivityState;
 use evenkeel::Endpoint;
-use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health};
+use evenkeel::health::limits::Limiter;
+use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health, Limits};
 use evenkeel::math::{Moment, Rng};
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
@@ -18,6 +19,7 @@ use evenkeel::policy::{
     WeightedRoundRobin,
 };
 use evenkeel::retry::{Budget, BudgetSettings, Throttle, ThrottleSettings};
+use loom::sync::atomic::Ordering::SeqCst;
 use loom::thread;
 
 /// Rules by which one failure ejects, for `endpoints` endpoints.
@@ -426,4 +428,49 @@ fn calls_at_once_are_all_counted_by_the_budget() {
         other.join().unwrap();
         assert_eq!(budget.balance(now), 1, "the window began once, with both");
     });
+}
+
+/// An endpoint with these limits.
+fn limited(limits: Limits) -> Candidate {
+    let rules = Arc::new(Ejections::new(Ejection::off()));
+    let limiter = Arc::new(Limiter::new(limits));
+    let subchannel = Subchannel::new(1, "a".into(), rules).limited_by(limiter);
+    subchannel.connected(1);
+    let (endpoint, ready) = (Endpoint::new("a"), ConnectivityState::Ready);
+    Candidate::new(0, endpoint, Arc::new(subchannel), 1, ready)
+}
+
+#[test]
+fn no_more_calls_are_under_way_than_the_limits_allow_and_each_gives_its_place_back() {
+    for limits in [
+        Limits::default().with_max_in_flight_per_endpoint(1),
+        Limits::default().with_max_in_flight(1),
+        Limits::default()
+            .with_max_in_flight(1)
+            .with_max_in_flight_per_endpoint(1),
+    ] {
+        loom::model(move || {
+            let candidate = limited(limits);
+            let under_way = Arc::new(loom::sync::atomic::AtomicU32::new(0));
+            let threads = [(), ()].map(|()| {
+                let (candidate, under_way) = (candidate.clone(), under_way.clone());
+                thread::spawn(move || {
+                    let Ok(Some(claim)) = candidate.claim_within(false) else {
+                        return false;
+                    };
+                    // The counts order no other memory, so this is not theirs to order either.
+                    let others = under_way.fetch_add(1, SeqCst);
+                    assert_eq!(others, 0, "one at a time");
+                    under_way.fetch_sub(1, SeqCst);
+                    drop(claim);
+                    true
+                })
+            });
+            let let_in = threads.map(|thread| thread.join().unwrap());
+            assert!(let_in.contains(&true), "there was room for one");
+            assert_eq!(candidate.in_flight(), 0);
+            let again = candidate.claim_within(false);
+            assert!(matches!(again, Ok(Some(_))), "the place was given back");
+        });
+    }
 }

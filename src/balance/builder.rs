@@ -14,7 +14,7 @@ use crate::connection::{Connector, Discovered};
 use crate::discovery::{Discovery, Update, from_discover, validate};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
-use crate::health::{Ejection, SlowStart, Verdict};
+use crate::health::{Ejection, Limits, SlowStart, Verdict};
 use crate::math::Backoff;
 use crate::outcome::{ByStatusCode, LoadReport};
 use crate::policy::{Adaptive, Policy};
@@ -29,8 +29,10 @@ use crate::topology::RandomSubset;
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
+/// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
+/// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 /// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
@@ -269,6 +271,15 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
         self
     }
 
+    /// After how long a connection is replaced, give or take a tenth at random; by default never. It then takes no
+    /// new calls, as after a GOAWAY: those under way finish on it, and the endpoint is dialled anew at once. So
+    /// calls find their way to servers that have come up behind one address (a load balancer in front, a
+    /// service's virtual address), and to names that lead elsewhere by now.
+    pub fn max_connection_age(mut self, age: Duration) -> Self {
+        self.settings.max_connection_age = Some(age);
+        self
+    }
+
     /// When an endpoint whose calls fail is taken out, and for how long.
     pub fn ejection(mut self, ejection: Ejection) -> Self {
         self.settings.ejection = ejection;
@@ -279,6 +290,12 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
     /// the policies that look at weights.
     pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
         self.settings.slow_start = Some(slow_start);
+        self
+    }
+
+    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
         self
     }
 

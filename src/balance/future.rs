@@ -21,7 +21,7 @@ use crate::balance::service::Own;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 
-use call::{Call, Waiting};
+use call::Call;
 
 /// The response to come; see [`Balance`](crate::Balance). Dropping it cancels the call.
 #[pin_project]
@@ -31,14 +31,14 @@ where
     S: Service<Req>,
 {
     #[pin]
-    state: State<S, S::Future>,
+    state: State<S::Future>,
     call: Call<S, Req, T>,
 }
 
 #[pin_project(project = StateProjection)]
-enum State<S, F> {
-    /// No endpoint chosen, or not the last word: the services asked so far, not yet ready.
-    Choosing(Option<Box<Waiting<S>>>),
+enum State<F> {
+    /// No endpoint chosen, or not the last word.
+    Choosing,
     /// The endpoint has the request.
     Called(#[pin] F),
     Done,
@@ -51,7 +51,7 @@ where
     #[inline]
     pub(super) fn new(shared: Arc<Own<S>>, track: T, rng: Rng, request: Req) -> Self {
         Self {
-            state: State::Choosing(None),
+            state: State::Choosing,
             call: Call::new(shared, track, rng, request),
         }
     }
@@ -66,7 +66,7 @@ where
                 this.call.failed();
                 None
             }
-            StateProjection::Choosing(_) => Some(this.call.waits_for()),
+            StateProjection::Choosing => Some(this.call.waits_for()),
             StateProjection::Done => None,
         };
         this.state.set(State::Done);
@@ -88,7 +88,7 @@ where
         let call = this.call;
         loop {
             match this.state.as_mut().project() {
-                StateProjection::Choosing(waiting) => match ready!(call.choose(waiting, cx)) {
+                StateProjection::Choosing => match ready!(call.choose(cx)) {
                     Ok(response) => this.state.set(State::Called(response)),
                     Err(error) => {
                         this.state.set(State::Done);
@@ -101,7 +101,7 @@ where
                     if let Some(result) = call.ended(result) {
                         return Poll::Ready(result);
                     }
-                    this.state.set(State::Choosing(None));
+                    this.state.set(State::Choosing);
                 }
                 StateProjection::Done => panic!("polled after completion"),
             }

@@ -31,6 +31,7 @@ use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
+use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
 use crate::policy::{Candidates, Policy, Subchannel};
@@ -85,6 +86,8 @@ where
         details: Vec::new(),
         summary,
     };
+    let limits = launch.settings.limits;
+    let limiter = (!limits.is_off()).then(|| Arc::new(Limiter::new(limits)));
     let (shared, gone) = Shared::new(
         snapshot,
         inbox.clone(),
@@ -97,7 +100,7 @@ where
         .zip(rules)
         .map(|(probe, rules)| probe::schedule(probe, rules))
         .unzip();
-    let shared = Arc::new(shared.probed_by(prober));
+    let shared = Arc::new(shared.probed_by(prober).limited_by(limiter.clone()));
     if let Some(asks) = asks {
         probes::start(asks, &shared, launch.settings.seed, runtime);
     }
@@ -109,7 +112,7 @@ where
         connect_timeout: settings.connect_timeout,
         load_reports: LoadReports::new(launch.load_reports, &settings),
         checks,
-        cluster: Cluster::new(settings, Some(on_change)),
+        cluster: Cluster::new(settings, limiter, Some(on_change)),
         connector: Arc::new(launch.connector),
         policy: launch.policy,
         refresh,

@@ -35,7 +35,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::Error;
-use crate::health::{Ejection, SlowStart};
+use crate::health::{Ejection, Limits, SlowStart};
 use crate::load::Measures;
 use crate::math::Backoff;
 use crate::policy::{Connects, Policy};
@@ -47,9 +47,12 @@ pub(crate) struct Settings {
     pub(crate) backoff: Backoff,
     pub(crate) connect_timeout: Duration,
     pub(crate) max_concurrent_dials: usize,
+    /// After how long a connection takes no new calls, give or take a tenth.
+    pub(crate) max_connection_age: Option<Duration>,
     pub(crate) ejection: Ejection,
     /// How the part of the calls grows of an endpoint that is new, or back; at once by default.
     pub(crate) slow_start: Option<SlowStart>,
+    pub(crate) limits: Limits,
     pub(crate) seed: u64,
     /// How many of the endpoints to use; all by default.
     pub(crate) subset: Option<RandomSubset>,
@@ -69,8 +72,10 @@ impl Default for Settings {
             backoff: Backoff::default(),
             connect_timeout: Duration::from_secs(20),
             max_concurrent_dials: 100,
+            max_connection_age: None,
             ejection: Ejection::default(),
             slow_start: None,
+            limits: Limits::default(),
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
@@ -98,8 +103,12 @@ impl Settings {
         if let Some(slow_start) = &self.slow_start {
             slow_start.validate()?;
         }
+        self.limits.validate()?;
         if self.connect_timeout.is_zero() {
             return Err(Error::config("connect_timeout", "is zero"));
+        }
+        if self.max_connection_age.is_some_and(|age| age.is_zero()) {
+            return Err(Error::config("max_connection_age", "is zero"));
         }
         if self.max_concurrent_dials == 0 {
             return Err(Error::config(

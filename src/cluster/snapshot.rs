@@ -10,6 +10,7 @@ use crate::connection::{End, Ended, Inbox};
 use crate::endpoint::ConnectivityState;
 use crate::error::BoxError;
 use crate::health::Cause;
+use crate::health::limits::Limiter;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::observe::{Ejected, EndpointReport, Report};
@@ -137,6 +138,7 @@ pub(crate) struct Shared<S> {
     timed: bool,
     seed: u64,
     streams: AtomicU64,
+    limiter: Option<Arc<Limiter>>,
     /// Its drop ends the task that probes.
     prober: Option<Prober<S>>,
     /// Its drop tells the control plane that nobody is left.
@@ -162,6 +164,7 @@ impl<S> Shared<S> {
             timed: settings.measures.need_clock(),
             seed: settings.seed,
             streams: AtomicU64::new(0),
+            limiter: None,
             prober: None,
             _alive: alive,
         };
@@ -172,6 +175,18 @@ impl<S> Shared<S> {
     pub(crate) fn probed_by(mut self, prober: Option<Prober<S>>) -> Self {
         self.prober = prober;
         self
+    }
+
+    /// Counts calls against the limits of `limiter`; by default there are none.
+    pub(crate) fn limited_by(mut self, limiter: Option<Arc<Limiter>>) -> Self {
+        self.limiter = limiter;
+        self
+    }
+
+    /// What calls are counted against, if there are limits.
+    #[inline]
+    pub(crate) fn limiter(&self) -> Option<&Arc<Limiter>> {
+        self.limiter.as_ref()
     }
 
     #[inline]

@@ -1,5 +1,6 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
+mod age;
 mod ejecting;
 mod entry;
 mod order;
@@ -18,6 +19,7 @@ use crate::connection::{End, Ended};
 use crate::discovery::Update;
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, describe};
+use crate::health::limits::Limiter;
 use crate::health::{Change, Ejections, Verdict};
 use crate::math::Rng;
 use crate::policy::{OnChange, Subchannel};
@@ -74,6 +76,7 @@ pub(crate) struct Cluster<S> {
     settings: Settings,
     rng: Rng,
     ejections: Arc<Ejections>,
+    limiter: Option<Arc<Limiter>>,
     on_change: Option<OnChange>,
     entries: HashMap<u64, Entry<S>>,
     keys: HashMap<EndpointId, u64>,
@@ -88,6 +91,8 @@ pub(crate) struct Cluster<S> {
     dialing: usize,
     /// When the endpoints are compared next, if they are.
     next_comparison: Option<Instant>,
+    /// Whose connection is to be replaced, by when.
+    ages: BTreeSet<(Instant, u64)>,
     /// Who is ejected, by when that is over.
     ejection_ends: BTreeSet<(Instant, u64)>,
     warming: Warming,
@@ -103,7 +108,12 @@ pub(crate) struct Cluster<S> {
 }
 
 impl<S: Clone> Cluster<S> {
-    pub(crate) fn new(settings: Settings, on_change: Option<OnChange>) -> Self {
+    /// `limiter`: what all calls are counted against, if there are limits.
+    pub(crate) fn new(
+        settings: Settings,
+        limiter: Option<Arc<Limiter>>,
+        on_change: Option<OnChange>,
+    ) -> Self {
         let rng = Rng::new(settings.seed);
         let ejections = Arc::new(Ejections::new(settings.ejection));
         let order = Order::of(settings.connects);
@@ -111,6 +121,7 @@ impl<S: Clone> Cluster<S> {
             settings,
             rng,
             ejections,
+            limiter,
             on_change,
             entries: HashMap::new(),
             keys: HashMap::new(),
@@ -120,6 +131,7 @@ impl<S: Clone> Cluster<S> {
             dial_queue: BTreeSet::new(),
             dialing: 0,
             next_comparison: None,
+            ages: BTreeSet::new(),
             ejection_ends: BTreeSet::new(),
             warming: Warming::default(),
             resolved: false,
@@ -165,6 +177,7 @@ impl<S: Clone> Cluster<S> {
         self.compare(now);
         self.end_ejections(now);
         self.keep_warming(now);
+        self.retire_old(now);
         self.keep_order(now);
         self.start_dials(now);
     }
@@ -179,9 +192,11 @@ impl<S: Clone> Cluster<S> {
         let dial = self.dial_queue.first().map(|&(due, _)| due);
         let dial = dial.filter(|_| self.dialing < self.settings.max_concurrent_dials);
         let ejection = self.ejection_ends.first().map(|&(due, _)| due);
+        let age = self.ages.first().map(|&(due, _)| due);
         let wakes = [
             dial,
             ejection,
+            age,
             self.next_turn(),
             self.next_comparison,
             self.warming.due,
@@ -251,6 +266,9 @@ impl<S: Clone> Cluster<S> {
         if let Some(listener) = &self.settings.listener {
             subchannel = subchannel.reporting_to(listener.clone());
         }
+        if let Some(limiter) = &self.limiter {
+            subchannel = subchannel.limited_by(limiter.clone());
+        }
         if let Some(on_change) = &self.on_change {
             subchannel = subchannel.on_change(on_change.clone());
         }
@@ -281,6 +299,9 @@ impl<S: Clone> Cluster<S> {
             Phase::Ready { connection, .. } => {
                 entry.subchannel.disconnected(connection);
             }
+        }
+        if let Some(due) = entry.retires {
+            self.ages.remove(&(due, key));
         }
         if let Some(ejection) = &entry.ejection {
             self.ejection_ends.remove(&(ejection.until, key));
@@ -329,6 +350,7 @@ impl<S: Clone> Cluster<S> {
                 debug!(endpoint = %entry.endpoint.id(), connection, "ready");
                 let checked = self.settings.health_checked;
                 ended = entry.ready(connection, service, checked, now);
+                self.begin_age(key, now);
             }
             Err(error) => {
                 let error: Arc<str> = describe(&*error).into();

@@ -21,7 +21,7 @@ use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
 #[cfg(feature = "tls")]
 use crate::grpc::tls::Tls;
-use crate::health::{Ejection, SlowStart};
+use crate::health::{Ejection, Limits, SlowStart};
 use crate::math::Backoff;
 use crate::policy::Policy;
 use crate::retry::{RetryLayer, RetryPolicy};
@@ -143,8 +143,10 @@ impl Sealed for Own {
 /// | [`connect_timeout`](Self::connect_timeout) | 20 s | gRPC connection backoff |
 /// | [`backoff`](Self::backoff) | 1 s × 1.6 ± 20 %, at most 120 s | gRPC connection backoff |
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
+/// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
 /// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
+/// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
@@ -322,6 +324,12 @@ impl<C> Builder<C> {
         self.balance(|balance| balance.max_concurrent_dials(dials))
     }
 
+    /// After how long a connection is replaced, give or take a tenth at random; by default never. See
+    /// [`balance::Builder::max_connection_age`](crate::balance::Builder::max_connection_age).
+    pub fn max_connection_age(self, age: Duration) -> Self {
+        self.balance(|balance| balance.max_connection_age(age))
+    }
+
     /// When an endpoint whose calls fail is taken out, and for how long.
     pub fn ejection(self, ejection: Ejection) -> Self {
         self.balance(|balance| balance.ejection(ejection))
@@ -331,6 +339,11 @@ impl<C> Builder<C> {
     /// the policies that look at weights.
     pub fn slow_start(self, slow_start: SlowStart) -> Self {
         self.balance(|balance| balance.slow_start(slow_start))
+    }
+
+    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
+    pub fn limits(self, limits: Limits) -> Self {
+        self.balance(|balance| balance.limits(limits))
     }
 
     /// Uses a random subset of the endpoints, of this size; by default all of them.

@@ -7,6 +7,7 @@
 //!
 //! - [`gate`]: whether one endpoint lets calls in, and the single probing call on its way back;
 //! - [`ejection`]: the rules: how many failures in a row, for how long, how many endpoints at most;
+//! - [`limits`]: how many calls may be under way and wait;
 //! - [`outlier`]: who fails more than the others do, looked at after each interval;
 //! - [`check`]: what active checks say, and how many answers it takes;
 //! - [`slow_start`]: how the part of the calls grows of who is new, or back;
@@ -17,6 +18,7 @@
 pub mod check;
 pub mod ejection;
 pub mod gate;
+pub mod limits;
 pub mod outlier;
 pub mod panic_mode;
 pub mod slow_start;
@@ -24,6 +26,7 @@ pub mod slow_start;
 pub use check::{CheckRules, Verdict};
 pub use ejection::{Ejection, Ejections};
 pub use gate::{Entry, Gate};
+pub use limits::{Limit, Limits};
 pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};
 pub use slow_start::SlowStart;
 

@@ -30,6 +30,25 @@ impl InFlight {
         self.calls.fetch_add(STARTED + CURRENT, Ordering::Relaxed);
     }
 
+    /// A call begins, if fewer than `most` are under way.
+    #[inline]
+    pub fn try_begin(&self, most: u32) -> bool {
+        let mut calls = self.calls.load(Ordering::Relaxed);
+        while ((calls & (STARTED - 1)) as u32) < most {
+            let next = calls.wrapping_add(STARTED + CURRENT);
+            match (self.calls).compare_exchange_weak(
+                calls,
+                next,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return true,
+                Err(now) => calls = now,
+            }
+        }
+        false
+    }
+
     /// A call that began ends.
     #[inline]
     pub fn end(&self, failed: bool) {

@@ -2,7 +2,8 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
-use crate::health::{Change, Ejection, Ejections, Entry, Health};
+use crate::health::limits::{Limiter, Places};
+use crate::health::{Change, Ejection, Ejections, Entry, Health, Limit};
 use crate::load::{InFlight, Measures, PeakEwma, ReportSource, Reports};
 use crate::math::Moment;
 use crate::math::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,9 @@ pub struct Subchannel {
     listener: Option<Arc<dyn Policy>>,
     /// The last connection whose server knew no probes.
     unprobed: AtomicU64,
+    limiter: Option<Arc<Limiter>>,
+    /// Calls that wait for its service.
+    pending: Places,
 }
 
 impl Subchannel {
@@ -52,6 +56,8 @@ impl Subchannel {
             reports: Reports::new(),
             listener: None,
             unprobed: AtomicU64::new(0),
+            limiter: None,
+            pending: Places::new(),
         }
     }
 
@@ -67,6 +73,13 @@ impl Subchannel {
     #[must_use]
     pub fn reporting_to(mut self, policy: Arc<dyn Policy>) -> Self {
         self.listener = Some(policy);
+        self
+    }
+
+    /// Sets what its calls are counted against; nothing by default.
+    #[must_use]
+    pub fn limited_by(mut self, limiter: Arc<Limiter>) -> Self {
+        self.limiter = Some(limiter);
         self
     }
 
@@ -169,6 +182,32 @@ impl Subchannel {
                 .is_ok()
     }
 
+    /// A call begins to wait for its service to be ready. `false` if too many do; who may wait owes a
+    /// [`go_on`](Self::go_on).
+    pub(crate) fn wait(&self) -> bool {
+        let limiter = self.limiter.as_ref();
+        let most = limiter.and_then(|limiter| limiter.pending_per_endpoint());
+        self.pending.take(most.unwrap_or(u32::MAX))
+    }
+
+    /// How many calls wait for its service.
+    pub(crate) fn pending(&self) -> u32 {
+        self.pending.taken()
+    }
+
+    /// A call waits no more.
+    pub(crate) fn go_on(&self) {
+        self.pending.free();
+    }
+
+    /// A call that was counted with those to all endpoints ends.
+    #[cold]
+    pub(super) fn uncount(&self) {
+        if let Some(limiter) = &self.limiter {
+            limiter.end();
+        }
+    }
+
     /// Judges the end of a call that came in by `entry`.
     #[inline]
     pub(super) fn record(&self, outcome: Outcome, entry: Entry) {
@@ -225,7 +264,7 @@ const WHOLE: u16 = u16::MAX;
 
 impl Candidate {
     /// The endpoint of `subchannel` in `slot`, connected by `connection` (0: not connected; under
-    /// 2^60).
+    /// 2^59).
     pub fn new(
         slot: usize,
         endpoint: Endpoint,
@@ -317,6 +356,45 @@ impl Candidate {
         };
         self.subchannel.load.begin();
         Some(Claim::new(self.subchannel.clone(), self.connection, entry))
+    }
+
+    /// As [`claim`](Self::claim), if the limits of the endpoint and of all together leave room. `Ok(None)` if it
+    /// was ejected meanwhile, or is full.
+    ///
+    /// # Errors
+    /// The limit of all together.
+    pub fn claim_within(&self, ignore_ejections: bool) -> Result<Option<Claim>, Limit> {
+        let subchannel = &*self.subchannel;
+        let Some(limiter) = &subchannel.limiter else {
+            return Ok(self.claim(ignore_ejections));
+        };
+        limiter.begin()?;
+        let counted = limiter.counts_all();
+        let most = limiter.in_flight_per_endpoint().unwrap_or(u32::MAX);
+        let begun = subchannel.load.try_begin(most);
+        let entry = match begun.then(|| subchannel.health.gate().enter()) {
+            None => None,
+            Some(None) if ignore_ejections => Some(Entry::Normal),
+            Some(entry) => entry,
+        };
+        let Some(entry) = entry else {
+            if begun {
+                subchannel.load.take_back();
+            }
+            if counted {
+                limiter.end();
+            }
+            return Ok(None);
+        };
+        let claim = Claim::new(self.subchannel.clone(), self.connection, entry);
+        Ok(Some(if counted { claim.counted() } else { claim }))
+    }
+
+    /// Whether as many calls are under way as the limit of one endpoint allows.
+    pub fn is_full(&self) -> bool {
+        let limiter = self.subchannel.limiter.as_ref();
+        let most = limiter.and_then(|limiter| limiter.in_flight_per_endpoint());
+        most.is_some_and(|most| self.in_flight() >= most)
     }
 }
 

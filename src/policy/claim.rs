@@ -30,6 +30,12 @@ impl Claim {
         }
     }
 
+    /// The call has one of the places for calls to all endpoints, and gives it back at its end.
+    pub(super) fn counted(mut self) -> Self {
+        self.terms = Terms(self.terms.0 | Terms::COUNTED);
+        self
+    }
+
     /// The endpoint that took the call.
     pub fn endpoint(&self) -> &EndpointId {
         self.subchannel.id()
@@ -201,6 +207,9 @@ impl Drop for Claim {
             subchannel.load().end(end.outcome().is_failed());
         }
         subchannel.record(end.outcome(), self.terms.entry());
+        if self.terms.is_counted() {
+            subchannel.uncount();
+        }
     }
 }
 
@@ -222,9 +231,11 @@ impl fmt::Debug for Claim {
 struct Terms(u64);
 
 impl Terms {
-    const END: u64 = 0b0111;
-    const PROBE: u64 = 0b1000;
-    const CONNECTION_SHIFT: u32 = 4;
+    const END: u64 = 0b0_0111;
+    const PROBE: u64 = 0b0_1000;
+    /// It has one of the places for calls to all endpoints.
+    const COUNTED: u64 = 0b1_0000;
+    const CONNECTION_SHIFT: u32 = 5;
 
     #[inline]
     fn new(connection: u64, entry: Entry) -> Self {
@@ -262,6 +273,11 @@ impl Terms {
             3 => End::Failure,
             _ => End::Failed,
         }
+    }
+
+    #[inline]
+    fn is_counted(self) -> bool {
+        self.0 & Self::COUNTED != 0
     }
 
     #[inline]
@@ -347,7 +363,7 @@ mod tests {
 
     #[test]
     fn a_word_holds_the_terms_apart() {
-        let connection = (1 << 60) - 1;
+        let connection = (1 << 59) - 1;
         let ends = [
             End::Unsent,
             End::Ignored,

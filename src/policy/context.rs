@@ -21,7 +21,8 @@ pub struct PickContext<'a> {
     request: RequestInfo<'a>,
     tried: Option<&'a Tried>,
     previous: Option<&'a PreviousEndpoints>,
-    /// Whether one of the two above may name an endpoint: for most calls the one thing to look at.
+    /// Whether one of the two above may name an endpoint, or one may be full: for most calls the one thing to
+    /// look at.
     avoids: bool,
     ignore_ejections: bool,
     hash: Option<u64>,
@@ -68,6 +69,14 @@ impl<'a> PickContext<'a> {
     #[must_use]
     pub fn with_previous(mut self, previous: &'a PreviousEndpoints) -> Self {
         self.previous = Some(previous);
+        self.avoids = true;
+        self
+    }
+
+    /// Has endpoints that are [full](Candidate::is_full) passed over.
+    #[inline]
+    #[must_use]
+    pub fn with_limits(mut self) -> Self {
         self.avoids = true;
         self
     }
@@ -127,7 +136,7 @@ impl<'a> PickContext<'a> {
         &self.request
     }
 
-    /// Whether this call may go to `candidate`: connected still, not ejected since, not tried yet, and
+    /// Whether this call may go to `candidate`: connected still, not ejected since, not full, not tried yet, and
     /// not by an earlier attempt.
     #[inline]
     pub fn is_usable(&self, candidate: &Candidate) -> bool {
@@ -140,8 +149,10 @@ impl<'a> PickContext<'a> {
     #[cold]
     #[inline(never)]
     fn is_avoided(&self, candidate: &Candidate) -> bool {
-        self.tried
-            .is_some_and(|tried| tried.contains(candidate.connection()))
+        candidate.is_full()
+            || self
+                .tried
+                .is_some_and(|tried| tried.contains(candidate.connection()))
             || self
                 .previous
                 .is_some_and(|previous| previous.contains(candidate.endpoint().id()))

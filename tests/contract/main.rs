@@ -18,6 +18,7 @@ mod chaos;
 mod ejection;
 mod ejection_streams;
 mod health_checks;
+mod limits;
 mod load_reports;
 mod mistakes;
 mod outliers;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use evenkeel::Endpoint;
 use evenkeel::discovery::Handle;
 use evenkeel::grpc::{Builder, Channel};
-use evenkeel::health::{Ejection, SlowStart};
+use evenkeel::health::{Ejection, Limits, SlowStart};
 use evenkeel::math::Backoff;
 use http::Uri;
 
@@ -54,6 +54,16 @@ async fn mistakes_are_refused_by_the_name_of_the_setting() {
             Channel::builder().endpoints([Endpoint::new("http://a:1").with_weight(0)]),
         ),
         ("no timeout", "timeout", good().timeout(ZERO)),
+        (
+            "a connection that is old at once",
+            "max_connection_age",
+            good().max_connection_age(ZERO),
+        ),
+        (
+            "no call at all",
+            "limits.in_flight",
+            good().limits(Limits::default().with_max_in_flight(0)),
+        ),
         (
             "no connect timeout",
             "connect_timeout",

@@ -10,6 +10,7 @@ pub mod proxy;
 mod calls;
 mod cancellation;
 mod config;
+mod connection_age;
 mod deadlines;
 mod discovery;
 mod errors;

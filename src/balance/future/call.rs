@@ -8,15 +8,17 @@ use std::task::{Context, Poll, ready};
 
 use tower_service::Service;
 
-use crate::balance::future::nothing::{handed_back, last_resort, may_help, unavailable};
+use crate::balance::future::nothing::{full, handed_back, last_resort, may_help, unavailable};
 use crate::balance::service::Own;
 use crate::balance::{Track, clock};
 use crate::call::PreviousEndpoints;
 use crate::cluster::Snapshot;
 use crate::error::{BoxError, Error};
+use crate::health::Limit;
+use crate::health::limits::Limiter;
 use crate::math::Rng;
 use crate::outcome::Outcome;
-use crate::policy::{Claim, Pick, PickContext, ProbeRequests, Tried};
+use crate::policy::{Candidate, Claim, Pick, PickContext, ProbeRequests, Subchannel, Tried};
 
 /// How often a request that came back unprocessed is sent again.
 pub(super) const MAX_REDISPATCHES: u8 = 3;
@@ -40,6 +42,8 @@ pub(super) struct Call<S, Req, T> {
     hash: Option<u64>,
     /// Boxed, since most calls never have one.
     misses: Option<Box<Misses>>,
+    /// The services asked so far and not yet ready.
+    waiting: Option<Box<Waiting<S>>>,
     /// Where the endpoints of all attempts are noted, if this is one of several.
     previous: Option<PreviousEndpoints>,
 }
@@ -64,6 +68,7 @@ impl<S, Req, T> Call<S, Req, T> {
             claim: None,
             hash: None,
             misses: None,
+            waiting: None,
             previous: None,
         }
     }
@@ -110,7 +115,9 @@ struct Misses {
     redispatches: u8,
 }
 
-pub(super) struct Waiting<S> {
+struct Waiting<S> {
+    /// What it waits against, if that is limited.
+    limiter: Option<Arc<Limiter>>,
     held: Vec<Held<S>>,
     changed: Option<Changed>,
 }
@@ -120,6 +127,16 @@ pub(super) struct Waiting<S> {
 struct Held<S> {
     service: S,
     claim: Claim,
+    _place: Option<Place>,
+}
+
+/// One of the places for calls that wait for an endpoint.
+struct Place(Arc<Subchannel>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.go_on();
+    }
 }
 
 type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
@@ -134,13 +151,14 @@ enum Choice<S, F> {
     Later,
     /// Nothing to pick, and no reason to wait.
     Never,
+    /// What there is has no room.
+    Full(Limit),
 }
 
-impl<S> Default for Waiting<S> {
-    fn default() -> Self {
-        Self {
-            held: Vec::new(),
-            changed: None,
+impl<S> Drop for Waiting<S> {
+    fn drop(&mut self) {
+        if let Some(limiter) = &self.limiter {
+            limiter.go_on();
         }
     }
 }
@@ -186,12 +204,33 @@ where
         None
     }
 
-    /// Chooses an endpoint that is ready and gives it the request. `waiting` is what earlier polls
-    /// have asked and not got yet.
+    /// Chooses an endpoint that is ready and gives it the request.
     #[inline]
-    pub(super) fn choose(
+    pub(super) fn choose(&mut self, cx: &mut Context<'_>) -> Poll<Result<S::Future, Error>> {
+        let first = if self.waiting.is_none() {
+            match self.pick(true, cx) {
+                Choice::Called(response) => return Poll::Ready(Ok(response)),
+                choice => Some(choice),
+            }
+        } else {
+            None
+        };
+        let mut waiting = self.waiting.take();
+        let chosen = self.choose_on(&mut waiting, first, cx);
+        if chosen.is_pending() {
+            self.waiting = waiting;
+        }
+        chosen
+    }
+
+    /// Goes on from the `first` choice, if there was one. `waiting` is what earlier choices have asked and not
+    /// got yet.
+    #[cold]
+    #[inline(never)]
+    fn choose_on(
         &mut self,
         waiting: &mut Option<Box<Waiting<S>>>,
+        mut first: Option<Choice<S, S::Future>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Future, Error>> {
         if let Some(waiting) = waiting
@@ -203,12 +242,19 @@ where
         loop {
             let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
             let may_wait = if held < MAX_HELD {
-                match self.pick(held == 0, cx) {
+                let choice = first.take();
+                match choice.unwrap_or_else(|| self.pick(held == 0, cx)) {
                     Choice::Called(response) => return Poll::Ready(Ok(response)),
                     Choice::Pending(held) => {
-                        waiting.get_or_insert_default().held.push(held);
+                        match self.wait(waiting) {
+                            Ok(waiting) => waiting.held.push(held),
+                            Err(limit) => return Poll::Ready(Err(full(limit))),
+                        }
                         continue;
                     }
+                    // One that is held may be ready yet.
+                    Choice::Full(_) if held > 0 => true,
+                    Choice::Full(limit) => return Poll::Ready(Err(full(limit))),
                     Choice::Later => true,
                     Choice::Never => false,
                 }
@@ -219,7 +265,10 @@ where
                 let returned = self.misses.as_ref().map_or(0, |misses| misses.redispatches);
                 return Poll::Ready(Err(unavailable(&self.shared.load(), returned)));
             }
-            ready!(self.poll_changed(waiting.get_or_insert_default(), cx));
+            match self.wait(waiting) {
+                Ok(waiting) => ready!(self.poll_changed(waiting, cx)),
+                Err(limit) => return Poll::Ready(Err(full(limit))),
+            }
         }
     }
 
@@ -235,15 +284,54 @@ where
         service.call(self.request.take().expect("polled after completion"))
     }
 
+    /// Claims `candidate` if that is within the limits. Returns the one of all calls together, if that was met.
+    #[cold]
+    #[inline(never)]
+    fn claim_within(&mut self, candidate: &Candidate, ignore_ejections: bool) -> Option<Limit> {
+        match candidate.claim_within(ignore_ejections) {
+            Ok(claim) => {
+                self.claim = claim;
+                None
+            }
+            Err(limit) => Some(limit),
+        }
+    }
+
     /// `connection` is not ready to be called.
     #[cold]
     fn missed(&mut self, connection: u64) {
         self.misses.get_or_insert_default().tried.insert(connection);
     }
 
+    /// Begins to wait, or goes on.
+    ///
+    /// # Errors
+    /// As many wait as may.
+    #[cold]
+    fn wait<'w>(
+        &self,
+        waiting: &'w mut Option<Box<Waiting<S>>>,
+    ) -> Result<&'w mut Waiting<S>, Limit> {
+        if waiting.is_none() {
+            let limiter = self.shared.limiter().cloned();
+            if let Some(limiter) = &limiter {
+                limiter.wait()?;
+            }
+            *waiting = Some(Box::new(Waiting {
+                limiter,
+                held: Vec::new(),
+                changed: None,
+            }));
+        }
+        Ok(waiting.as_mut().expect("it was just made"))
+    }
+
     /// What to do when this snapshot has no endpoint for the call.
     #[cold]
     fn nothing(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
+        if let Some(limit) = self.met(snapshot) {
+            return Choice::Full(limit);
+        }
         let request = self.request.as_ref().expect("polled after completion");
         let wait_for_ready = self.track.request(request).wait_for_ready();
         if may_help(snapshot, wait_for_ready.unwrap_or(false)) {
@@ -251,6 +339,23 @@ where
         } else {
             Choice::Never
         }
+    }
+
+    /// The limit that keeps the call from an endpoint which could take it otherwise.
+    #[cold]
+    fn met(&self, snapshot: &Snapshot<S>) -> Option<Limit> {
+        let limiter = self.shared.limiter()?;
+        let panic = snapshot.summary.panic;
+        let mut usable = (snapshot.candidates.all().iter())
+            .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()));
+        if let Some(most) = limiter.in_flight_per_endpoint()
+            && usable.clone().any(Candidate::is_full)
+        {
+            return Some(Limit::InFlightPerEndpoint(most));
+        }
+        let most = limiter.pending_per_endpoint()?;
+        let crowded = usable.any(|c| c.subchannel().pending() >= most);
+        crowded.then_some(Limit::PendingPerEndpoint(most))
     }
 
     /// Ready when there may be something new to see, and always the first time: subscribed before
@@ -300,6 +405,7 @@ where
     fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S, S::Future> {
         let snapshot = self.shared.load();
         let now = self.shared.timed().then(clock::now);
+        let limited = self.shared.limiter().is_some();
         let mut races = 0;
         let mut avoid_previous = true;
         loop {
@@ -317,6 +423,9 @@ where
                 .with_hash(self.hash);
             if let Some(tried) = tried {
                 context = context.with_tried(tried);
+            }
+            if limited {
+                context = context.with_limits();
             }
             if let Some(previous) = previous {
                 context = context.with_previous(previous);
@@ -342,6 +451,8 @@ where
                     avoid_previous = false;
                     continue;
                 }
+                // Others that are full are no reason to call one that is out.
+                Pick::Nothing if limited && self.met(&snapshot).is_some() => (None, false),
                 Pick::Nothing if alone && self.shared.panic_enabled() => {
                     (last_resort(&snapshot, tried, &mut self.rng), true)
                 }
@@ -352,7 +463,13 @@ where
             };
             // The clone first: claiming writes, and what is read after that would wait for it.
             let service = snapshot.services.get(candidate.slot()).cloned().flatten();
-            self.claim = candidate.claim(ignore_ejections);
+            if limited {
+                if let Some(limit) = self.claim_within(candidate, ignore_ejections) {
+                    return Choice::Full(limit);
+                }
+            } else {
+                self.claim = candidate.claim(ignore_ejections);
+            }
             let (Some(mut service), Some(claim)) = (service, &mut self.claim) else {
                 self.claim = None;
                 races += 1;
@@ -373,7 +490,19 @@ where
             let claim = self.claim.take().expect("claimed above");
             match ready {
                 Poll::Ready(Err(error)) => self.shared.not_ready(claim, error.into()),
-                _ => return Choice::Pending(Held { service, claim }),
+                _ => {
+                    let subchannel = candidate.subchannel();
+                    let waits = limited && subchannel.wait();
+                    if !limited || waits {
+                        let place = waits.then(|| Place(subchannel.clone()));
+                        return Choice::Pending(Held {
+                            service,
+                            claim,
+                            _place: place,
+                        });
+                    }
+                    // Too many wait for it; another one may have room.
+                }
             }
         }
     }

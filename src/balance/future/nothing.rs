@@ -4,6 +4,7 @@ use crate::balance::future::call::MAX_REDISPATCHES;
 use crate::cluster::Snapshot;
 use crate::endpoint::ConnectivityState;
 use crate::error::Error;
+use crate::health::Limit;
 use crate::math::Rng;
 use crate::policy::{Candidate, Tried};
 
@@ -63,6 +64,11 @@ pub(super) fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
         ),
     };
     Error::unavailable(message, None)
+}
+
+#[cold]
+pub(super) fn full(limit: Limit) -> Error {
+    Error::unavailable(limit.to_string(), None)
 }
 
 #[cold]

@@ -88,6 +88,8 @@ pub(super) struct Entry<S> {
     pub(super) ejection: Option<EjectionDetail>,
     /// `Cold` for ever without slow start.
     pub(super) warmth: Warmth,
+    /// When its connection is to be replaced.
+    pub(super) retires: Option<Instant>,
     /// Failed since it was last ready.
     failing: bool,
     /// Failures in a row, for the backoff.
@@ -106,6 +108,7 @@ impl<S: Clone> Entry<S> {
             phase: Phase::Waiting { due: now },
             ejection: None,
             warmth: Warmth::Cold,
+            retires: None,
             failing: false,
             failures: 0,
             last_dial: now,

@@ -11,6 +11,7 @@ use crate::math::Backoff;
 use crate::outcome::Outcome;
 use crate::policy::Candidates;
 
+mod age;
 mod checks;
 mod dialing;
 mod ejection;
@@ -50,7 +51,7 @@ impl Machine {
             changes.push((key, change));
         });
         Self {
-            cluster: Cluster::new(settings, Some(on_change)),
+            cluster: Cluster::new(settings, None, Some(on_change)),
             now: Instant::now(),
             changes,
             dials: Vec::new(),

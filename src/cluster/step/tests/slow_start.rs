@@ -148,6 +148,18 @@ fn a_connection_that_is_there_again_at_the_first_dial_begins_nothing() {
 }
 
 #[test]
+fn a_connection_that_is_replaced_for_its_age_begins_nothing() {
+    let aging = Settings {
+        max_connection_age: Some(10 * WINDOW),
+        ..slowly()
+    };
+    let mut m = warm(aging, ["a"]);
+    m.advance(m.cluster.next_tick().expect("it ages") - m.now);
+    m.succeed("a");
+    assert_factor(&mut m, "a", 1.0, "its server is the same");
+}
+
+#[test]
 fn who_failed_begins_anew() {
     let mut m = warm(slowly(), ["a", "b"]);
     let mut dial = m.dialed("a");
