@@ -8,6 +8,8 @@ mod grpc_timeout;
 mod previous_endpoints;
 
 pub(crate) use grpc_timeout::{grpc_timeout, set_grpc_timeout};
+#[cfg(feature = "service-config")]
+pub(crate) use grpc_timeout::{grpc_timeout_value, insert_grpc_timeout};
 pub use previous_endpoints::PreviousEndpoints;
 
 use std::fmt;

@@ -16,6 +16,7 @@
 //! | feature | default | what it brings |
 //! |---|---|---|
 //! | `grpc` | yes | `grpc::Channel` over hyper's HTTP/2 client |
+//! | `service-config` | no | gRPC's service config, as JSON, for `grpc::Channel` |
 //! | `tcp` | no | `probe::TcpConnect`: health checks by a TCP connection |
 //! | `tls` | no | TLS for it, by rustls |
 //! | `tls-native-roots` | no | the operating system's trusted certificates |
@@ -42,6 +43,8 @@ mod proto;
 pub mod retry;
 #[cfg(feature = "grpc")]
 pub mod server;
+#[cfg(feature = "service-config")]
+mod service_config;
 pub mod topology;
 
 pub use balance::Balance;

@@ -71,6 +71,23 @@ async fn the_health_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[cfg(feature = "service-config")]
+#[tokio::test]
+async fn the_service_config_snippet() -> Result<(), BoxError> {
+    // [snippet
+    #[rustfmt::skip]
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051", "http://10.0.0.2:50051"])
+        .service_config(r#"{
+            "loadBalancingConfig": [{"round_robin": {}}],
+            "methodConfig": [{"name": [{"service": "shop.Cart"}], "timeout": "1.5s", "waitForReady": true}]
+        }"#)
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
 #[test]
 fn the_server_snippet() {
     // [snippet

@@ -31,8 +31,8 @@ use crate::topology::RandomSubset;
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
-/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
+/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 /// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
@@ -286,16 +286,16 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
         self
     }
 
+    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.settings.limits = limits;
+        self
+    }
+
     /// Has an endpoint that is new, or back, get its part of the calls little by little; by default at once. For
     /// the policies that look at weights.
     pub fn slow_start(mut self, slow_start: SlowStart) -> Self {
         self.settings.slow_start = Some(slow_start);
-        self
-    }
-
-    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
-    pub fn limits(mut self, limits: Limits) -> Self {
-        self.settings.limits = limits;
         self
     }
 

@@ -12,9 +12,20 @@ pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
     headers.get(NAME).and_then(|value| parse(value.as_bytes()))
 }
 
-/// Says this in the headers, in the finest unit that has room for it; longer than 99,999,999 hours
-/// counts as that.
+/// Says this in the headers, as [`grpc_timeout_value`].
 pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, timeout: Duration) {
+    if let Some(value) = grpc_timeout_value(timeout) {
+        insert_grpc_timeout(headers, value);
+    }
+}
+
+#[inline]
+pub(crate) fn insert_grpc_timeout(headers: &mut HeaderMap, value: HeaderValue) {
+    headers.insert(NAME, value);
+}
+
+/// This in the finest unit that has room for it; longer than 99,999,999 hours counts as that.
+pub(crate) fn grpc_timeout_value(timeout: Duration) -> Option<HeaderValue> {
     const MOST: u128 = 99_999_999;
     let nanos = timeout.as_nanos();
     let units = [
@@ -30,9 +41,7 @@ pub(crate) fn set_grpc_timeout(headers: &mut HeaderMap, timeout: Duration) {
         .map(|(nanos_each, unit)| (nanos / nanos_each, unit))
         .find(|(amount, _)| *amount <= MOST)
         .unwrap_or((MOST, 'H'));
-    if let Ok(value) = HeaderValue::try_from(format!("{amount}{unit}")) {
-        headers.insert(NAME, value);
-    }
+    HeaderValue::try_from(format!("{amount}{unit}")).ok()
 }
 
 fn parse(value: &[u8]) -> Option<Duration> {

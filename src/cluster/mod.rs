@@ -50,9 +50,9 @@ pub(crate) struct Settings {
     /// After how long a connection takes no new calls, give or take a tenth.
     pub(crate) max_connection_age: Option<Duration>,
     pub(crate) ejection: Ejection,
+    pub(crate) limits: Limits,
     /// How the part of the calls grows of an endpoint that is new, or back; at once by default.
     pub(crate) slow_start: Option<SlowStart>,
-    pub(crate) limits: Limits,
     pub(crate) seed: u64,
     /// How many of the endpoints to use; all by default.
     pub(crate) subset: Option<RandomSubset>,
@@ -74,8 +74,8 @@ impl Default for Settings {
             max_concurrent_dials: 100,
             max_connection_age: None,
             ejection: Ejection::default(),
-            slow_start: None,
             limits: Limits::default(),
+            slow_start: None,
             seed: fastrand::u64(..),
             subset: None,
             measures: Measures::NOTHING,
@@ -100,10 +100,10 @@ impl Settings {
             return Err(Error::config("backoff", mistake));
         }
         self.ejection.validate()?;
+        self.limits.validate()?;
         if let Some(slow_start) = &self.slow_start {
             slow_start.validate()?;
         }
-        self.limits.validate()?;
         if self.connect_timeout.is_zero() {
             return Err(Error::config("connect_timeout", "is zero"));
         }

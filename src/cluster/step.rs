@@ -176,8 +176,8 @@ impl<S: Clone> Cluster<S> {
         }
         self.compare(now);
         self.end_ejections(now);
-        self.keep_warming(now);
         self.retire_old(now);
+        self.keep_warming(now);
         self.keep_order(now);
         self.start_dials(now);
     }

@@ -1,10 +1,10 @@
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use tokio::runtime::Handle as Runtime;
-use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::balance::{self, Http, Reclaiming};
@@ -12,9 +12,10 @@ use crate::connection::Connector;
 use crate::discovery::Discovery;
 use crate::endpoint::Endpoint;
 use crate::error::{BoxError, Error};
-use crate::grpc::calls::{Attempts, ByAttempt, Calls};
+use crate::grpc::calls::Calls;
 use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
+use crate::grpc::configured::Configured;
 use crate::grpc::health_check::HealthCheck;
 use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
 use crate::grpc::load_reports::LoadReports;
@@ -145,12 +146,13 @@ impl Sealed for Own {
 /// | [`max_concurrent_dials`](Self::max_concurrent_dials) | 100 | ours |
 /// | [`max_connection_age`](Self::max_connection_age) | none | gRPC's servers: none, and a jitter of 10 % |
 /// | [`ejection`](Self::ejection) | 5 failures in a row, 30 s | see [`Ejection`] |
-/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
+/// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
 /// | [`timeout`](Self::timeout) | none | gRPC |
+/// | `service_config`, feature `service-config` | none | gRPC |
 /// | HTTP/2 and TCP | see [`Http2Settings`] | |
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<C = Own> {
@@ -161,8 +163,13 @@ pub struct Builder<C = Own> {
     timeout: Option<Duration>,
     user_agent: Option<String>,
     expose_endpoint: bool,
+    policy: Option<Arc<dyn Policy>>,
+    ejection: Option<Ejection>,
+    subset: Option<RandomSubset>,
     retry: Option<RetryPolicy>,
     health_check: Option<HealthCheck>,
+    /// What holds where nothing is set here.
+    pub(super) configured: Result<Configured, Error>,
 }
 
 impl Builder {
@@ -179,8 +186,12 @@ impl Builder {
             timeout: None,
             user_agent: None,
             expose_endpoint: false,
+            policy: None,
+            ejection: None,
+            subset: None,
             retry: None,
             health_check: None,
+            configured: Ok(Configured::default()),
         }
     }
 
@@ -260,8 +271,12 @@ impl<C> Builder<C> {
             timeout: self.timeout,
             user_agent: self.user_agent,
             expose_endpoint: self.expose_endpoint,
+            policy: self.policy,
+            ejection: self.ejection,
+            subset: self.subset,
             retry: self.retry,
             health_check: self.health_check,
+            configured: self.configured,
         }
     }
 
@@ -271,8 +286,9 @@ impl<C> Builder<C> {
     }
 
     /// The algorithm; the default is [`Adaptive`](crate::policy::Adaptive).
-    pub fn policy(self, policy: impl Policy) -> Self {
-        self.balance(|balance| balance.policy(policy))
+    pub fn policy(mut self, policy: impl Policy) -> Self {
+        self.policy = Some(Arc::new(policy));
+        self
     }
 
     /// How long a call may take up to its response head, the wait for an endpoint included. Default
@@ -331,8 +347,14 @@ impl<C> Builder<C> {
     }
 
     /// When an endpoint whose calls fail is taken out, and for how long.
-    pub fn ejection(self, ejection: Ejection) -> Self {
-        self.balance(|balance| balance.ejection(ejection))
+    pub fn ejection(mut self, ejection: Ejection) -> Self {
+        self.ejection = Some(ejection);
+        self
+    }
+
+    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
+    pub fn limits(self, limits: Limits) -> Self {
+        self.balance(|balance| balance.limits(limits))
     }
 
     /// Has an endpoint that is new, or back, get its part of the calls little by little; by default at once. For
@@ -341,14 +363,10 @@ impl<C> Builder<C> {
         self.balance(|balance| balance.slow_start(slow_start))
     }
 
-    /// How many calls may be under way and wait at once; by default as many as there are. See [`Limits`].
-    pub fn limits(self, limits: Limits) -> Self {
-        self.balance(|balance| balance.limits(limits))
-    }
-
     /// Uses a random subset of the endpoints, of this size; by default all of them.
-    pub fn subset(self, subset: RandomSubset) -> Self {
-        self.balance(|balance| balance.subset(subset))
+    pub fn subset(mut self, subset: RandomSubset) -> Self {
+        self.subset = Some(subset);
+        self
     }
 
     /// Seeds all randomness; default a different seed each time.
@@ -379,9 +397,10 @@ impl<C: Source> Builder<C> {
     /// # Errors
     /// Names the setting that cannot be used: no endpoints, an address that is no URI or has another
     /// scheme than `http` and `https`, a weight of 0, two endpoints with one id, a percentage over
-    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries cannot be;
-    /// or no tokio runtime.
+    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries cannot be, a mistake in
+    /// a service config; or no tokio runtime.
     pub fn build(self) -> Result<Channel<<C::Connector as Connector>::Service>, Error> {
+        let configured = self.configured?;
         for endpoint in &self.endpoints {
             self.source.check(endpoint)?;
         }
@@ -398,9 +417,19 @@ impl<C: Source> Builder<C> {
             }
         };
         let track = Http::new(ByGrpcStatus).with_exposed_endpoint(self.expose_endpoint);
-        let health_check = self.health_check.map(|check| check.by(user_agent.clone()));
-        let balance = self
-            .balance
+        let health_check = self.health_check.or(configured.health_check);
+        let health_check = health_check.map(|check| check.by(user_agent.clone()));
+        let mut balance = self.balance;
+        if let Some(policy) = self.policy.or(configured.policy) {
+            balance = balance.policy(policy);
+        }
+        if let Some(ejection) = self.ejection.or(configured.ejection) {
+            balance = balance.ejection(ejection);
+        }
+        if let Some(subset) = self.subset.or(configured.subset) {
+            balance = balance.subset(subset);
+        }
+        let balance = balance
             .connector(self.source.connector()?)
             .track(Reclaiming(track))
             .probe(C::Probe::from(LoadProbe::by(user_agent.clone())))
@@ -408,13 +437,15 @@ impl<C: Source> Builder<C> {
             .health_checks(health_check.map(C::HealthCheck::from))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
-        let calls = match retry {
-            None => Calls::Once(balance),
-            Some(retry) => {
-                Calls::Retrying(retry.reading_errors(ByAttempt).layer(Attempts(balance)))
-            }
-        };
-        Ok(Channel::new(calls, user_agent, self.timeout, runtime))
+        let calls = Calls::new(balance, retry, &configured.retries)?;
+        let methods = configured.methods;
+        Ok(Channel::new(
+            calls,
+            methods,
+            user_agent,
+            self.timeout,
+            runtime,
+        ))
     }
 }
 
@@ -422,6 +453,9 @@ impl<C> fmt::Debug for Builder<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Builder")
             .field("balance", &self.balance)
+            .field("policy", &self.policy)
+            .field("ejection", &self.ejection)
+            .field("subset", &self.subset)
             .finish_non_exhaustive()
     }
 }

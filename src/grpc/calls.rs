@@ -1,32 +1,65 @@
-//! What stands between a channel and its balancer: nothing, or retries.
+//! What stands between a channel and its balancer: nothing, or retries, for all calls or by their methods.
 
 use std::future::Future;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::{Request, Response};
 use pin_project::pin_project;
 use tokio::time::Instant;
 use tonic::body::Body;
+use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::balance::{self, Balance};
 use crate::error::Error;
 use crate::grpc::channel::Tracking;
 use crate::grpc::status;
-use crate::retry::{self, ErrorKind, ReadError, ResponseBody, Retry, RetryBody};
+use crate::retry::{
+    self, ErrorKind, OtherPolicy, ReadError, ResponseBody, Retry, RetryBody, RetryLayer,
+    RetryPolicy,
+};
 
 /// How a channel makes its calls.
 pub(super) enum Calls<S> {
     Once(Balance<S, Tracking>),
-    Retrying(Retry<Attempts<Balance<S, Tracking>>, ByAttempt>),
+    Retrying(Retrying<S>),
+    /// Some by one of these policies, the others once.
+    ByMethod(Retrying<S>, Arc<[Policy<S>]>),
+}
+
+type Retrying<S> = Retry<Attempts<Balance<S, Tracking>>, ByAttempt>;
+
+type Policy<S> = OtherPolicy<Attempts<Balance<S, Tracking>>, ByAttempt>;
+
+impl<S: Clone + Send + Sync + 'static> Calls<S> {
+    /// All by this policy, if there is one; else each by that of these which its method has.
+    pub(super) fn new(
+        balance: Balance<S, Tracking>,
+        all: Option<RetryLayer>,
+        by_method: &[RetryPolicy],
+    ) -> Result<Self, Error> {
+        let retrying =
+            |layer: RetryLayer, balance| layer.reading_errors(ByAttempt).layer(Attempts(balance));
+        match (all, by_method) {
+            (Some(all), _) => Ok(Self::Retrying(retrying(all, balance))),
+            (None, []) => Ok(Self::Once(balance)),
+            (None, [first, ..]) => {
+                let retry = retrying(RetryLayer::new(*first)?, balance);
+                let policies = by_method.iter().map(|policy| retry.other_policy(*policy));
+                let policies = policies.collect::<Result<_, _>>()?;
+                Ok(Self::ByMethod(retry, policies))
+            }
+        }
+    }
 }
 
 impl<S> Calls<S> {
     pub(super) fn balance(&self) -> &Balance<S, Tracking> {
         match self {
             Self::Once(balance) => balance,
-            Self::Retrying(retry) => &retry.get_ref().0,
+            Self::Retrying(retry) | Self::ByMethod(retry, _) => &retry.get_ref().0,
         }
     }
 }
@@ -36,6 +69,7 @@ impl<S> Clone for Calls<S> {
         match self {
             Self::Once(balance) => Self::Once(balance.clone()),
             Self::Retrying(retry) => Self::Retrying(retry.clone()),
+            Self::ByMethod(retry, policies) => Self::ByMethod(retry.clone(), policies.clone()),
         }
     }
 }
@@ -115,18 +149,26 @@ where
     R: http_body::Body,
 {
     /// Both are always ready: a channel's balancer does not wait in `poll_ready`.
-    /// `end` is when the caller is answered at the latest.
-    pub(super) fn call(&mut self, request: Request<Body>, end: Option<Instant>) -> Call<S> {
-        match self {
-            Self::Once(balance) => Call::Once(balance.call(request)),
-            Self::Retrying(retry) => {
-                let call = retry.call(request);
-                Call::Retrying(Box::pin(match end {
-                    Some(end) => call.end_by(end),
-                    None => call,
-                }))
-            }
-        }
+    /// `end` is when the caller is answered at the latest, `policy` the place of the method's policy among
+    /// those by method.
+    pub(super) fn call(
+        &mut self,
+        request: Request<Body>,
+        end: Option<Instant>,
+        policy: Option<usize>,
+    ) -> Call<S> {
+        let call = match self {
+            Self::Once(balance) => return Call::Once(balance.call(request)),
+            Self::Retrying(retry) => retry.call(request),
+            Self::ByMethod(retry, policies) => match policy.and_then(|place| policies.get(place)) {
+                Some(policy) => retry.call_by(policy, request),
+                None => return Call::Once(retry.get_mut().0.call(request)),
+            },
+        };
+        Call::Retrying(Box::pin(match end {
+            Some(end) => call.end_by(end),
+            None => call,
+        }))
     }
 }
 

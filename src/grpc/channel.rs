@@ -23,6 +23,7 @@ use crate::grpc::calls::{Call, Calls};
 use crate::grpc::classify::{ByGrpcStatus, grpc_code};
 use crate::grpc::deadline::Limits;
 use crate::grpc::http2::{AttemptError, Http2};
+use crate::grpc::methods::Methods;
 use crate::grpc::status;
 use crate::observe::Report;
 
@@ -70,6 +71,7 @@ pub(super) type Tracking = Reclaiming<Http<ByGrpcStatus>>;
 /// ```
 pub struct Channel<S = Http2> {
     calls: Calls<S>,
+    methods: Methods,
     user_agent: HeaderValue,
     timeout: Option<Duration>,
     runtime: Runtime,
@@ -85,12 +87,14 @@ impl Channel {
 impl<S> Channel<S> {
     pub(super) fn new(
         calls: Calls<S>,
+        methods: Methods,
         user_agent: HeaderValue,
         timeout: Option<Duration>,
         runtime: Runtime,
     ) -> Self {
         Self {
             calls,
+            methods,
             user_agent,
             timeout,
             runtime,
@@ -128,6 +132,7 @@ impl<S> Clone for Channel<S> {
     fn clone(&self) -> Self {
         Self {
             calls: self.calls.clone(),
+            methods: self.methods.clone(),
             user_agent: self.user_agent.clone(),
             timeout: self.timeout,
             runtime: self.runtime.clone(),
@@ -162,6 +167,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let policy = self.methods.apply(&mut request);
         let headers = request.headers_mut();
         headers
             .entry(USER_AGENT)
@@ -175,7 +181,7 @@ where
                 head.deadline() + whole.saturating_sub(limits.head.unwrap_or(whole))
             }),
             head,
-            inner: self.calls.call(request, end),
+            inner: self.calls.call(request, end, policy),
         }
     }
 }

@@ -47,14 +47,14 @@ impl Backoff {
         self
     }
 
-    /// The factor from one delay to the next, at least 1; default 1.6.
+    /// The factor from one delay to the next, at least 1; for retries anything above 0. Default 1.6.
     #[must_use]
     pub fn with_multiplier(mut self, multiplier: f64) -> Self {
         self.multiplier = multiplier;
         self
     }
 
-    /// The largest delay before jitter; default 120 s.
+    /// The largest delay before jitter, at least the first one but for retries; default 120 s.
     #[must_use]
     pub fn with_max(mut self, max: Duration) -> Self {
         self.max = max;
@@ -85,12 +85,23 @@ impl Backoff {
 
     /// What would dial without pause or not at all, if anything.
     pub(crate) fn mistake(&self) -> Option<&'static str> {
+        if self.max < self.base {
+            Some("the maximum is less than the base delay")
+        } else if self.multiplier < 1.0 {
+            Some("the multiplier is not at least 1")
+        } else {
+            self.mistake_of_few()
+        }
+    }
+
+    /// What cannot be used where attempts are few: gRFC A6 has delays that grow less or never reach the base.
+    pub(crate) fn mistake_of_few(&self) -> Option<&'static str> {
         if self.base.is_zero() {
             Some("the base delay is zero")
-        } else if self.max < self.base {
-            Some("the maximum is less than the base delay")
-        } else if !(self.multiplier >= 1.0 && self.multiplier.is_finite()) {
-            Some("the multiplier is not at least 1")
+        } else if self.max.is_zero() {
+            Some("the maximum is zero")
+        } else if !(self.multiplier > 0.0 && self.multiplier.is_finite()) {
+            Some("the multiplier is not above 0")
         } else if !(0.0..=1.0).contains(&self.jitter) {
             Some("the jitter is not between 0 and 1")
         } else {
@@ -149,6 +160,30 @@ mod tests {
             good.with_jitter(1.5),
         ] {
             assert!(bad.mistake().is_some(), "{bad:?} cannot be used");
+        }
+    }
+    #[test]
+    fn few_attempts_may_have_delays_that_do_not_grow() {
+        let good = Backoff::default().with_jitter(0.0);
+        let shrinking = good.with_multiplier(0.5);
+        let cut = good.with_max(Duration::from_millis(300));
+        for backoff in [shrinking, cut] {
+            assert_eq!(backoff.mistake_of_few(), None, "{backoff:?}");
+            assert!(backoff.mistake().is_some(), "not for dials: {backoff:?}");
+        }
+        let mut rng = Rng::new(1);
+        let millis = |backoff: Backoff, rng: &mut Rng| backoff.delay(1, rng).as_millis();
+        assert_eq!(millis(shrinking, &mut rng), 500, "half of the first");
+        assert_eq!(millis(cut, &mut rng), 300, "the maximum holds for all");
+        for bad in [
+            good.with_base(Duration::ZERO),
+            good.with_max(Duration::ZERO),
+            good.with_multiplier(0.0),
+            good.with_multiplier(f64::NAN),
+            good.with_multiplier(f64::INFINITY),
+            good.with_jitter(1.1),
+        ] {
+            assert!(bad.mistake_of_few().is_some(), "{bad:?}");
         }
     }
 }

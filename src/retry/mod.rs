@@ -54,5 +54,7 @@ pub use future::ResponseFuture;
 pub use policy::RetryPolicy;
 pub use read::{ByError, ErrorKind, ReadError};
 pub use response::ResponseBody;
+#[cfg(feature = "grpc")]
+pub(crate) use service::OtherPolicy;
 pub use service::{Retry, RetryLayer};
 pub use throttle::{Throttle, ThrottleSettings};

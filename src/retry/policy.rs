@@ -164,7 +164,7 @@ impl RetryPolicy {
         if self.codes & bit(-1) != 0 {
             return Err(Error::config("codes", "gRPC's codes are 1 to 16"));
         }
-        if let Some(mistake) = self.backoff.mistake() {
+        if let Some(mistake) = self.backoff.mistake_of_few() {
             return Err(Error::config("backoff", mistake));
         }
         if self.attempt_timeout == Some(Duration::ZERO) {

@@ -74,8 +74,8 @@ impl<S: Clone, E: Clone> Layer<S> for RetryLayer<E> {
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) policy: RetryPolicy,
-    pub(super) budget: Option<Budget>,
-    pub(super) throttle: Option<Throttle>,
+    pub(super) budget: Option<Arc<Budget>>,
+    pub(super) throttle: Option<Arc<Throttle>>,
     seed: u64,
     streams: AtomicU64,
 }
@@ -85,8 +85,8 @@ impl Rules {
         policy.validate()?;
         Ok(Self {
             policy,
-            budget: policy.budget.map(Budget::new).transpose()?,
-            throttle: policy.throttle.map(Throttle::new).transpose()?,
+            budget: policy.budget.map(Budget::new).transpose()?.map(Arc::new),
+            throttle: (policy.throttle.map(Throttle::new).transpose()?).map(Arc::new),
             seed: policy.seed.unwrap_or_else(|| fastrand::u64(..)),
             streams: AtomicU64::new(0),
         })
@@ -227,6 +227,31 @@ impl<S, E> Retry<S, E> {
     }
 }
 
+/// Another policy for some of the calls of a [`Retry`].
+#[cfg(feature = "grpc")]
+pub(crate) struct OtherPolicy<S, E>(Arc<Shared<S, E>>);
+
+#[cfg(feature = "grpc")]
+impl<S: Clone, E: Clone> Retry<S, E> {
+    /// Another policy for some of the calls, within the budget and the throttle of all.
+    pub(crate) fn other_policy(&self, policy: RetryPolicy) -> Result<OtherPolicy<S, E>, Error> {
+        let mut rules = Rules::new(policy)?;
+        rules.budget.clone_from(&self.shared.rules.budget);
+        rules.throttle.clone_from(&self.shared.rules.throttle);
+        Ok(OtherPolicy(Arc::new(Shared {
+            again: self.shared.again.clone(),
+            read: self.shared.read.clone(),
+            rules: Arc::new(rules),
+            runtime: self.shared.runtime.clone(),
+        })))
+    }
+
+    /// The service inside, for calls that are made once.
+    pub(crate) fn get_mut(&mut self) -> &mut S {
+        &mut self.inner
+    }
+}
+
 impl<S: Clone, E> Clone for Retry<S, E> {
     fn clone(&self) -> Self {
         Self {
@@ -262,17 +287,50 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // Said of another call, which this one is made for.
-        request.headers_mut().remove(PREVIOUS_ATTEMPTS);
-        if request.extensions().get::<NoRetry>().is_some() {
-            let attempt = self.inner.call(request.map(RetryBody::once));
-            return ResponseFuture::new(attempt, None);
-        }
-        if let Some(budget) = &self.shared.rules.budget {
-            budget.deposit(now());
-        }
-        let (call, request) = Call::begin(self.shared.clone(), request);
-        ResponseFuture::new(self.inner.call(request), Some(call))
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        begin(&mut self.inner, &self.shared, request)
     }
+}
+
+#[cfg(feature = "grpc")]
+impl<S, E> Retry<S, E> {
+    /// The call, by another policy.
+    pub(crate) fn call_by<B, R>(
+        &mut self,
+        policy: &OtherPolicy<S, E>,
+        request: Request<B>,
+    ) -> ResponseFuture<S::Future, S, B, E>
+    where
+        S: Service<Request<RetryBody<B>>, Response = Response<R>> + Clone,
+        S::Error: From<Error>,
+        E: ReadError<S::Error>,
+        B: Body + Unpin,
+        B::Error: Into<BoxError>,
+        R: Body,
+    {
+        begin(&mut self.inner, &policy.0, request)
+    }
+}
+
+fn begin<S, E, B>(
+    inner: &mut S,
+    shared: &Arc<Shared<S, E>>,
+    mut request: Request<B>,
+) -> ResponseFuture<S::Future, S, B, E>
+where
+    S: Service<Request<RetryBody<B>>>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    // Said of another call, which this one is made for.
+    request.headers_mut().remove(PREVIOUS_ATTEMPTS);
+    if request.extensions().get::<NoRetry>().is_some() {
+        let attempt = inner.call(request.map(RetryBody::once));
+        return ResponseFuture::new(attempt, None);
+    }
+    if let Some(budget) = &shared.rules.budget {
+        budget.deposit(now());
+    }
+    let (call, request) = Call::begin(shared.clone(), request);
+    ResponseFuture::new(inner.call(request), Some(call))
 }

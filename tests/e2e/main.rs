@@ -20,6 +20,8 @@ mod metadata;
 mod pick_first;
 mod retries;
 mod runtime;
+#[cfg(feature = "service-config")]
+mod service_config;
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;

@@ -86,10 +86,10 @@ pub(super) struct Entry<S> {
     pub(super) subchannel: Arc<Subchannel>,
     pub(super) phase: Phase<S>,
     pub(super) ejection: Option<EjectionDetail>,
-    /// `Cold` for ever without slow start.
-    pub(super) warmth: Warmth,
     /// When its connection is to be replaced.
     pub(super) retires: Option<Instant>,
+    /// `Cold` for ever without slow start.
+    pub(super) warmth: Warmth,
     /// Failed since it was last ready.
     failing: bool,
     /// Failures in a row, for the backoff.
@@ -107,8 +107,8 @@ impl<S: Clone> Entry<S> {
             subchannel,
             phase: Phase::Waiting { due: now },
             ejection: None,
-            warmth: Warmth::Cold,
             retires: None,
+            warmth: Warmth::Cold,
             failing: false,
             failures: 0,
             last_dial: now,
