@@ -41,9 +41,9 @@ const LONGEST_STEP: Duration = Duration::from_secs(1);
 /// - by its health check, after that said that it is not serving;
 /// - again after an ejection: when the probing call went well.
 ///
-/// A connection that ends and is there again at the first dial begins nothing, and what is under way goes on: a
-/// server that sends GOAWAY because the connection is old is as warm as before. One that restarts refuses
-/// dials for a moment, and so begins anew.
+/// A connection that ends, or is replaced for its age, and is there again at the first dial begins nothing, and
+/// what is under way goes on: a server that sends GOAWAY because the connection is old is as warm as before. One that
+/// restarts refuses dials for a moment, and so begins anew.
 ///
 /// Endpoints that begin within a twentieth of the window of each other count from the first of them: those that
 /// are all new together have equal weights, and so it is as if there were no slow start.

@@ -148,6 +148,18 @@ fn a_connection_that_is_there_again_at_the_first_dial_begins_nothing() {
 }
 
 #[test]
+fn a_connection_that_is_replaced_for_its_age_begins_nothing() {
+    let aging = Settings {
+        max_connection_age: Some(10 * WINDOW),
+        ..slowly()
+    };
+    let mut m = warm(aging, ["a"]);
+    m.advance(m.cluster.next_tick().expect("it ages") - m.now);
+    m.succeed("a");
+    assert_factor(&mut m, "a", 1.0, "its server is the same");
+}
+
+#[test]
 fn who_failed_begins_anew() {
     let mut m = warm(slowly(), ["a", "b"]);
     let mut dial = m.dialed("a");
@@ -266,4 +278,20 @@ fn who_leaves_and_joins_begins_anew_and_who_is_described_anew_does_not() {
     steps(&mut m, 1);
     assert!(!m.cluster.take_dirty(), "nobody is left in its window");
     assert_eq!(m.cluster.next_tick(), None, "so the clock stops");
+}
+
+#[test]
+fn who_joins_does_not_hold_up_the_others() {
+    let mut m = warm(slowly(), ["a"]);
+    m.update(["a", "b"]);
+    m.succeed("b");
+    let due = m.now + SECOND;
+    m.advance_ms(600);
+    m.update(["a", "b", "c"]);
+    m.succeed("c");
+    assert_eq!(
+        m.cluster.next_tick(),
+        Some(due),
+        "else a stream of new ones would stop the clock"
+    );
 }
