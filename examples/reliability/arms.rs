@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use evenkeel::grpc::Channel;
 use evenkeel::health::{Ejection, OutlierDetection};
-use evenkeel::retry::RetryPolicy;
+use evenkeel::retry::{HedgePolicy, RetryPolicy};
 use evenkeel::{BoxError, ConnectivityState};
 use http::{Request, Response};
 use tokio::time::{sleep, timeout};
@@ -70,6 +70,7 @@ pub(crate) async fn client(
                     Some((interval, limit)) => endpoint
                         .http2_keep_alive_interval(interval)
                         .keep_alive_timeout(limit)
+                        .keep_alive_while_idle(true)
                         .connect_timeout(Duration::from_secs(1)),
                     None => endpoint,
                 })
@@ -102,9 +103,15 @@ async fn evenkeel(
             if let Some((interval, limit)) = keep_alive {
                 http2.keep_alive_interval = Some(interval);
                 http2.keep_alive_timeout = limit;
+                http2.keep_alive_while_idle = true;
             }
         });
-    let channel = builder.retry(retry).build()?;
+    let channel = match fault {
+        // Nothing fails that could be tried again.
+        Fault::Silent => builder.hedge(HedgePolicy::default()),
+        _ => builder.retry(retry),
+    };
+    let channel = channel.build()?;
     let ready = async {
         let is_ready = |report: evenkeel::observe::Report| {
             let mut states = report.endpoints.iter().map(|endpoint| endpoint.state);

@@ -6,6 +6,8 @@
 
 mod call;
 mod nothing;
+mod pick;
+mod waiting;
 
 use std::fmt;
 use std::future::Future;

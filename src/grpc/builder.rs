@@ -461,7 +461,13 @@ impl<C: Source> Builder<C> {
             .health_checks(health_check.map(C::HealthCheck::from))
             .build()?;
         let runtime = Runtime::try_current().map_err(|_| Error::no_runtime())?;
-        let calls = Calls::new(balance, retry, hedge, &configured.retries)?;
+        let calls = Calls::new(
+            balance,
+            retry,
+            hedge,
+            &configured.repeats,
+            configured.throttle,
+        )?;
         let methods = configured.methods;
         Ok(Channel::new(
             calls,

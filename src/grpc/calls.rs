@@ -17,47 +17,77 @@ use crate::error::Error;
 use crate::grpc::channel::Tracking;
 use crate::grpc::status;
 use crate::retry::{
-    self, ErrorKind, Hedge, HedgeFuture, HedgeLayer, OtherPolicy, ReadError, ResponseBody, Retry,
-    RetryBody, RetryLayer, RetryPolicy,
+    self, ErrorKind, Hedge, HedgeFuture, HedgeLayer, HedgePolicy, OtherPolicy, ReadError,
+    ResponseBody, Retry, RetryBody, RetryLayer, RetryPolicy, ThrottleSettings,
 };
 
 /// How a channel makes its calls.
 pub(super) enum Calls<S> {
     Once(Balance<S, Tracking>),
     Retrying(Retrying<S>),
-    Hedging(Hedge<Attempts<Balance<S, Tracking>>, ByAttempt>),
+    Hedging(Hedging<S>),
     /// Some by one of these policies, the others once.
     ByMethod(Retrying<S>, Arc<[Policy<S>]>),
 }
 
 type Retrying<S> = Retry<Attempts<Balance<S, Tracking>>, ByAttempt>;
 
-type Policy<S> = OtherPolicy<Attempts<Balance<S, Tracking>>, ByAttempt>;
+type Hedging<S> = Hedge<Attempts<Balance<S, Tracking>>, ByAttempt>;
+
+/// How the calls of a method are repeated.
+#[derive(Debug, Clone, Copy)]
+#[cfg_attr(
+    not(feature = "service-config"),
+    expect(dead_code, reason = "only a service config tells methods apart")
+)]
+pub(super) enum Repeats {
+    Retries(RetryPolicy),
+    Hedges(HedgePolicy),
+}
+
+/// The same, put to use.
+pub(super) enum Policy<S> {
+    Retries(OtherPolicy<Attempts<Balance<S, Tracking>>, ByAttempt>),
+    Hedges(Hedging<S>),
+}
 
 impl<S: Clone + Send + Sync + 'static> Calls<S> {
-    /// All by one of these policies, if there is one; else each by that of these which its method has.
+    /// All by one of these policies, if there is one; else each by that of these which its method has, within
+    /// this throttle.
     pub(super) fn new(
         balance: Balance<S, Tracking>,
         retry: Option<RetryLayer>,
         hedge: Option<HedgeLayer>,
-        by_method: &[RetryPolicy],
+        by_method: &[Repeats],
+        throttle: Option<ThrottleSettings>,
     ) -> Result<Self, Error> {
-        let retrying =
-            |layer: RetryLayer, balance| layer.reading_errors(ByAttempt).layer(Attempts(balance));
-        match (retry, hedge, by_method) {
-            (Some(retry), _, _) => Ok(Self::Retrying(retrying(retry, balance))),
-            (None, Some(hedge), _) => {
-                let hedge = hedge.reading_errors(ByAttempt);
-                Ok(Self::Hedging(hedge.layer(Attempts(balance))))
+        let hedging = |layer: HedgeLayer, balance: Balance<S, Tracking>| {
+            layer.reading_errors(ByAttempt).layer(Attempts(balance))
+        };
+        match (retry, hedge) {
+            (Some(retry), _) => {
+                let retry = retry.reading_errors(ByAttempt).layer(Attempts(balance));
+                return Ok(Self::Retrying(retry));
             }
-            (None, None, []) => Ok(Self::Once(balance)),
-            (None, None, [first, ..]) => {
-                let retry = retrying(RetryLayer::new(*first)?, balance);
-                let policies = by_method.iter().map(|policy| retry.other_policy(*policy));
-                let policies = policies.collect::<Result<_, _>>()?;
-                Ok(Self::ByMethod(retry, policies))
-            }
+            (None, Some(hedge)) => return Ok(Self::Hedging(hedging(hedge, balance))),
+            (None, None) if by_method.is_empty() => return Ok(Self::Once(balance)),
+            (None, None) => {}
         }
+        let bounds = RetryPolicy::default()
+            .with_budget(None)
+            .with_throttle(throttle);
+        let bounds = RetryLayer::new(bounds)?;
+        let retry = bounds.clone().reading_errors(ByAttempt);
+        let retry = retry.layer(Attempts(balance.clone()));
+        let policies = by_method.iter().map(|repeats| match repeats {
+            Repeats::Retries(policy) => retry.other_policy(*policy).map(Policy::Retries),
+            Repeats::Hedges(policy) => {
+                let layer = HedgeLayer::new(*policy)?.within_bounds_of(&bounds);
+                Ok(Policy::Hedges(hedging(layer, balance.clone())))
+            }
+        });
+        let policies = policies.collect::<Result<_, _>>()?;
+        Ok(Self::ByMethod(retry, policies))
     }
 }
 
@@ -166,6 +196,14 @@ where
         Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
     R: http_body::Body,
 {
+    fn hedged(hedge: &mut Hedging<S>, request: Request<Body>, end: Option<Instant>) -> Call<S> {
+        let call = hedge.call(request);
+        Call::Hedging(Box::pin(match end {
+            Some(end) => call.end_by(end),
+            None => call,
+        }))
+    }
+
     /// All are always ready: a channel's balancer does not wait in `poll_ready`.
     /// `end` is when the caller is answered at the latest, `policy` the place of the method's policy among
     /// those by method.
@@ -178,15 +216,12 @@ where
         let call = match self {
             Self::Once(balance) => return Call::Once(balance.call(request)),
             Self::Retrying(retry) => retry.call(request),
-            Self::Hedging(hedge) => {
-                let call = hedge.call(request);
-                return Call::Hedging(Box::pin(match end {
-                    Some(end) => call.end_by(end),
-                    None => call,
-                }));
-            }
+            Self::Hedging(hedge) => return Self::hedged(hedge, request, end),
             Self::ByMethod(retry, policies) => match policy.and_then(|place| policies.get(place)) {
-                Some(policy) => retry.call_by(policy, request),
+                Some(Policy::Retries(policy)) => retry.call_by(policy, request),
+                Some(Policy::Hedges(hedge)) => {
+                    return Self::hedged(&mut hedge.clone(), request, end);
+                }
                 None => return Call::Once(retry.get_mut().0.call(request)),
             },
         };

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use crate::error::Error;
 #[cfg(feature = "service-config")]
 use crate::grpc::builder::Builder;
+use crate::grpc::calls::Repeats;
 use crate::grpc::health_check::HealthCheck;
 use crate::grpc::methods::Methods;
 #[cfg(feature = "service-config")]
 use crate::grpc::methods::{Settings, Table, Timeout};
 use crate::health::Ejection;
 use crate::policy::Policy;
-use crate::retry::RetryPolicy;
+#[cfg(feature = "service-config")]
+use crate::retry::HedgePolicy;
+use crate::retry::ThrottleSettings;
 #[cfg(feature = "service-config")]
 use crate::service_config::{Attempts, HedgingPolicy, ServiceConfig};
 use crate::topology::RandomSubset;
@@ -26,7 +29,9 @@ pub(super) struct Configured {
     pub(super) health_check: Option<HealthCheck>,
     pub(super) methods: Methods,
     /// What `methods` name by their place here.
-    pub(super) retries: Vec<RetryPolicy>,
+    pub(super) repeats: Vec<Repeats>,
+    /// For all of them together.
+    pub(super) throttle: Option<ThrottleSettings>,
 }
 
 #[cfg(feature = "service-config")]
@@ -37,13 +42,13 @@ impl<C> Builder<C> {
     /// |---|---|---|
     /// | `loadBalancingConfig` | the [`policy`](Self::policy): the first of the list that is known, see below | A24 |
     /// | `loadBalancingPolicy` | the same by its name; not looked at where there is a `loadBalancingConfig` | |
-    /// | `methodConfig` | by service or method: `timeout`, `waitForReady`, `retryPolicy` | A2, A6 |
-    /// | `retryThrottling` | the throttle of all retries | A6 |
+    /// | `methodConfig` | by service or method: `timeout`, `waitForReady`, `retryPolicy`, `hedgingPolicy` | A2, A6 |
+    /// | `retryThrottling` | the throttle of all retries and hedges | A6 |
     /// | `healthCheckConfig` | the [`health_check`](Self::health_check) | A17 |
     ///
     /// What is set on this builder holds before what is here, whatever comes first: `policy`, `ejection`, `subset`,
-    /// `health_check`, and `retry`, which then holds for all methods and without the throttle that is here. Of two time limits the shorter one holds. A
-    /// later service config takes the place of an earlier one.
+    /// `health_check`, and `retry` or `hedge`, which then holds for all methods and without the throttle that is here.
+    /// Of two time limits the shorter one holds. A later service config takes the place of an earlier one.
     ///
     /// # Policies
     /// `pick_first` (A62), `round_robin`, `weighted_round_robin` (A58), `least_request_experimental` (A48),
@@ -59,13 +64,13 @@ impl<C> Builder<C> {
     /// # Methods
     /// The most specific name counts, and its settings alone: those of the service are not added to those of its method.
     /// The `timeout` holds like a `grpc-timeout` of the caller's, for the whole call. `waitForReady` is for calls
-    /// without the extension [`WaitForReady`](crate::call::WaitForReady). A `retryPolicy` has no budget, as in gRPC: what
-    /// bounds the retries of all calls is `retryThrottling`, which counts the calls of methods that have such a policy.
+    /// without the extension [`WaitForReady`](crate::call::WaitForReady). A `retryPolicy` and a
+    /// `hedgingPolicy` have no budget, as in gRPC: what bounds the further attempts of all calls is `retryThrottling`, which
+    /// counts the calls of methods that have such a policy.
     ///
     /// # Errors
     /// [`build`](Self::build) says by its path in the JSON which field has no such value, is missing, or is not known.
-    /// Refused also: `hedgingPolicy`, which is not there yet, and limits for the size of messages, which are the
-    /// generated client's. gRPC passes over fields that it does not know; here they are mistakes.
+    /// Refused also: limits for the size of messages, which are the generated client's. gRPC passes over fields that it does not know; here they are mistakes.
     ///
     /// ```
     /// # #[tokio::main(flavor = "current_thread")]
@@ -102,16 +107,19 @@ impl<C> Builder<C> {
 #[cfg(feature = "service-config")]
 impl Configured {
     pub(super) fn of(config: ServiceConfig) -> Result<Self, Error> {
-        let mut retries = Vec::new();
+        let mut repeats = Vec::new();
         let mut table = Table::default();
-        for (place, method) in config.methods.into_iter().enumerate() {
+        for method in config.methods {
             let retry = match method.attempts {
                 Attempts::One => None,
                 Attempts::Retries(policy) => {
-                    retries.push(policy.with_throttle(config.throttle));
-                    Some(retries.len() - 1)
+                    repeats.push(Repeats::Retries(policy));
+                    Some(repeats.len() - 1)
                 }
-                Attempts::Hedges(policy) => return Err(no_hedging(place, &policy)),
+                Attempts::Hedges(policy) => {
+                    repeats.push(Repeats::Hedges(hedging(&policy)));
+                    Some(repeats.len() - 1)
+                }
             };
             let settings = Settings {
                 timeout: method.timeout.and_then(Timeout::new),
@@ -132,21 +140,23 @@ impl Configured {
             subset,
             health_check: config.health_service.map(HealthCheck::of),
             methods: Methods::new(table),
-            retries,
+            repeats,
+            throttle: config.throttle,
         })
     }
 }
 
+/// As gRFC A6 has it: lost connections are no reason to go on with others, and there is no budget.
 #[cfg(feature = "service-config")]
-fn no_hedging(method: usize, policy: &HedgingPolicy) -> Error {
-    let HedgingPolicy {
-        max_attempts,
-        delay,
-        non_fatal_codes,
-    } = policy;
-    let mistake = format!(
-        "methodConfig[{method}].hedgingPolicy: hedging is not supported yet: {max_attempts} attempts, {delay:?} \
-         apart, in spite of the codes {non_fatal_codes:?}"
-    );
-    Error::config("service_config", mistake)
+fn hedging(policy: &HedgingPolicy) -> HedgePolicy {
+    HedgePolicy::default()
+        .with_max_attempts(policy.max_attempts)
+        .with_delay(policy.delay)
+        .with_codes(policy.non_fatal_codes.iter().copied())
+        .with_transport_errors(policy.non_fatal_codes.contains(&UNAVAILABLE))
+        .with_budget(None)
 }
+
+/// The code of a lost connection.
+#[cfg(feature = "service-config")]
+const UNAVAILABLE: i32 = 14;

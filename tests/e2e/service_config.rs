@@ -189,6 +189,42 @@ async fn failed_calls_of_one_method_are_tried_again() {
 }
 
 #[tokio::test]
+async fn calls_of_one_method_are_hedged_and_those_of_others_are_not() {
+    let servers = [
+        TestServer::start("silent", Behaviour::silent()),
+        TestServer::start("prompt", Behaviour::prompt()),
+    ];
+    let hedging = json!({"maxAttempts": 2, "hedgingDelay": "0.02s"});
+    let config = json!({
+        "loadBalancingConfig": [{"round_robin": {}}],
+        "methodConfig": [
+            {"name": [{"service": DEMO, "method": "Echo"}], "hedgingPolicy": hedging},
+        ],
+    });
+    let channel = Channel::builder()
+        .endpoints(servers.iter().map(TestServer::uri))
+        .ejection(Ejection::off())
+        .service_config(config.to_string())
+        .build()
+        .unwrap();
+    ready(&channel).await;
+    for _ in 0..10 {
+        within("the other one answers", echo(&channel))
+            .await
+            .unwrap();
+    }
+    let started = servers[0].total().started;
+    assert!(started >= 3, "the silent one had its turn: {started}");
+    let unhedged = async {
+        for _ in 0..4 {
+            let _ = stream(&channel).await;
+        }
+    };
+    let hangs = tokio::time::timeout(Duration::from_millis(300), unhedged).await;
+    hangs.expect_err("another method is called once, and one of four turns is the silent one's");
+}
+
+#[tokio::test]
 async fn each_method_has_its_own_codes_and_a_service_those_of_its_others() {
     let [server] = &servers(["a"]);
     let mut others = retried("", &["RESOURCE_EXHAUSTED"]);
@@ -432,7 +468,7 @@ async fn a_mistake_is_an_error_of_build_with_its_path() {
         let built = builder.service_config(config.to_string()).build();
         built.expect_err("there is a mistake in it")
     };
-    let hedging = json!({"maxAttempts": 3, "hedgingDelay": "0.5s", "nonFatalStatusCodes": [14]});
+    let hedging = json!({"maxAttempts": 1, "hedgingDelay": "0.5s", "nonFatalStatusCodes": [14]});
     for (config, part) in [
         (
             json!({"loadBalancingConfig": [{"round_robin": {"a": 1}}]}),
@@ -444,7 +480,7 @@ async fn a_mistake_is_an_error_of_build_with_its_path() {
         ),
         (
             json!({"methodConfig": [{"name": [{}], "hedgingPolicy": hedging}]}),
-            "methodConfig[0].hedgingPolicy: hedging is not supported yet",
+            "methodConfig[0].hedgingPolicy.maxAttempts: ",
         ),
     ] {
         let error = build(config.clone());

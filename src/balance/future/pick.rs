@@ -1,0 +1,197 @@
+//! One look at the snapshot: the pick, the claim, and the endpoint's readiness.
+
+use std::task::{Context, Poll};
+
+use tower_service::Service;
+
+use crate::balance::future::call::Call;
+use crate::balance::future::nothing::{last_resort, may_help};
+use crate::balance::future::waiting::{Held, Place};
+use crate::balance::{Track, clock};
+use crate::call::PreviousEndpoints;
+use crate::cluster::Snapshot;
+use crate::error::BoxError;
+use crate::health::Limit;
+use crate::policy::{Candidate, Pick, PickContext, ProbeRequests};
+
+/// How many picks may be lost to a race with an ejection or the end of a connection.
+const MAX_RACES: usize = 8;
+
+/// What one look at the snapshot gave.
+pub(super) enum Choice<S, F> {
+    /// A service took the request.
+    Called(F),
+    /// Not ready yet.
+    Pending(Held<S>),
+    /// Nothing to pick now; a later snapshot may help.
+    Later,
+    /// Nothing to pick, and no reason to wait.
+    Never,
+    /// What there is has no room.
+    Full(Limit),
+}
+
+impl<S, Req, T> Call<S, Req, T>
+where
+    S: Service<Req> + Clone + Send + Sync + 'static,
+    S::Error: Into<BoxError>,
+    T: Track<Req, S>,
+{
+    /// Picks endpoints until one takes the request, one is not ready yet, or none is left. `alone`:
+    /// no other endpoint is about to become ready for this call.
+    #[inline]
+    pub(super) fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S, S::Future> {
+        let snapshot = self.shared.load();
+        let now = self.shared.timed().then(clock::now);
+        let limited = self.shared.limiter().is_some();
+        let mut races = 0;
+        let mut avoid_previous = true;
+        loop {
+            let request = self.request.as_ref().expect("polled after completion");
+            let info = self.track.request(request);
+            if self.previous.is_none() {
+                self.previous = info.extension::<PreviousEndpoints>().cloned();
+            }
+            let previous = self.previous.as_ref();
+            let previous = previous.filter(|previous| avoid_previous && !previous.is_empty());
+            let tried = self.misses.as_ref().map(|misses| &misses.tried);
+            let mut context = PickContext::new(&mut self.rng)
+                .with_request(info)
+                .with_ejections_ignored(snapshot.summary.panic)
+                .with_hash(self.hash);
+            if let Some(tried) = tried {
+                context = context.with_tried(tried);
+            }
+            if limited {
+                context = context.with_limits();
+            }
+            if let Some(previous) = previous {
+                context = context.with_previous(previous);
+            }
+            if let Some(now) = now {
+                context = context.with_now(now);
+            }
+            let mut probes = self.shared.prober().map(|_| ProbeRequests::new());
+            if let Some(probes) = &mut probes {
+                context = context.with_probes(probes);
+            }
+            let pick = snapshot.picker.pick(&mut context);
+            self.hash = context.hash();
+            if let Some(probes) = &probes {
+                self.shared.ask(&snapshot, probes);
+            }
+            let (candidate, ignore_ejections) = match pick {
+                Pick::Endpoint(slot) => {
+                    (snapshot.candidates.all().get(slot), snapshot.summary.panic)
+                }
+                Pick::Nothing if self.wants_only_others() => (None, false),
+                // One that failed this call before is better than none.
+                Pick::Nothing if previous.is_some() => {
+                    avoid_previous = false;
+                    continue;
+                }
+                // Others that are full are no reason to call one that is out.
+                Pick::Nothing if limited && self.met(&snapshot).is_some() => (None, false),
+                Pick::Nothing if alone && self.shared.panic_enabled() => {
+                    (last_resort(&snapshot, tried, &mut self.rng), true)
+                }
+                _ => (None, false),
+            };
+            let Some(candidate) = candidate else {
+                return self.nothing(&snapshot);
+            };
+            // The clone first: claiming writes, and what is read after that would wait for it.
+            let service = snapshot.services.get(candidate.slot()).cloned().flatten();
+            if limited {
+                if let Some(limit) = self.claim_within(candidate, ignore_ejections) {
+                    return Choice::Full(limit);
+                }
+            } else {
+                self.claim = candidate.claim(ignore_ejections);
+            }
+            let (Some(mut service), Some(claim)) = (service, &mut self.claim) else {
+                self.claim = None;
+                races += 1;
+                if races > MAX_RACES {
+                    // A picker that names endpoints which cannot be used would be asked for ever.
+                    return self.nothing(&snapshot);
+                }
+                continue;
+            };
+            if let Some(now) = now {
+                claim.begun(now);
+            }
+            let ready = service.poll_ready(cx);
+            if let Poll::Ready(Ok(())) = ready {
+                return Choice::Called(self.dispatch(&mut service));
+            }
+            self.missed(candidate.connection());
+            let claim = self.claim.take().expect("claimed above");
+            match ready {
+                Poll::Ready(Err(error)) => self.shared.not_ready(claim, error.into()),
+                _ => {
+                    let subchannel = candidate.subchannel();
+                    let waits = limited && subchannel.wait();
+                    if !limited || waits {
+                        let place = waits.then(|| Place(subchannel.clone()));
+                        return Choice::Pending(Held {
+                            service,
+                            claim,
+                            _place: place,
+                        });
+                    }
+                    // Too many wait for it; another one may have room.
+                }
+            }
+        }
+    }
+
+    /// Claims `candidate` if that is within the limits. Returns the one of all calls together, if that was met.
+    #[cold]
+    #[inline(never)]
+    fn claim_within(&mut self, candidate: &Candidate, ignore_ejections: bool) -> Option<Limit> {
+        match candidate.claim_within(ignore_ejections) {
+            Ok(claim) => {
+                self.claim = claim;
+                None
+            }
+            Err(limit) => Some(limit),
+        }
+    }
+
+    /// What to do when this snapshot has no endpoint for the call.
+    #[cold]
+    fn nothing(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
+        if let Some(limit) = self.met(snapshot) {
+            return Choice::Full(limit);
+        }
+        // The call has other attempts, and this one need not be.
+        if self.wants_only_others() {
+            return Choice::Never;
+        }
+        let request = self.request.as_ref().expect("polled after completion");
+        let wait_for_ready = self.track.request(request).wait_for_ready();
+        if may_help(snapshot, wait_for_ready.unwrap_or(false)) {
+            Choice::Later
+        } else {
+            Choice::Never
+        }
+    }
+
+    /// The limit that keeps the call from an endpoint which could take it otherwise.
+    #[cold]
+    fn met(&self, snapshot: &Snapshot<S>) -> Option<Limit> {
+        let limiter = self.shared.limiter()?;
+        let panic = snapshot.summary.panic;
+        let mut usable = (snapshot.candidates.all().iter())
+            .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()));
+        if let Some(most) = limiter.in_flight_per_endpoint()
+            && usable.clone().any(Candidate::is_full)
+        {
+            return Some(Limit::InFlightPerEndpoint(most));
+        }
+        let most = limiter.pending_per_endpoint()?;
+        let crowded = usable.any(|c| c.subchannel().pending() >= most);
+        crowded.then_some(Limit::PendingPerEndpoint(most))
+    }
+}
