@@ -140,6 +140,11 @@ impl<B: Body + Unpin> Kept<B> {
         state.ahead
     }
 
+    /// Whether this attempt alone can have the rest.
+    pub(super) fn is_ahead(&self, reader: ReaderId) -> bool {
+        lock(&self.0).is_some_and(|state| state.ahead == Some(reader))
+    }
+
     /// There will be no other attempt. What this one has still to read stays.
     pub(super) fn commit(&self) {
         if let Some(mut state) = lock(&self.0) {

@@ -109,7 +109,7 @@ where
 
     /// An attempt went nowhere. `beside`: it was to go to another endpoint than all before it.
     pub(super) fn not_sent(&mut self, beside: bool) {
-        if beside && !self.nowhere {
+        if beside {
             self.nowhere = true;
             self.attempts -= 1;
         }
@@ -142,8 +142,11 @@ where
 
     /// What to do now. `under_way`: there are attempts that may answer yet.
     pub(super) fn due(&mut self, under_way: bool, cx: &mut Context<'_>) -> Due {
-        if !self.may_repeat() {
+        if !self.repeat.body.is_whole() {
             self.next = Next::Never;
+        } else if !self.may_repeat() {
+            // One that goes nowhere makes room for another.
+            return if under_way { Due::Wait } else { Due::Over };
         }
         loop {
             match &mut self.next {

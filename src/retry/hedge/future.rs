@@ -126,7 +126,8 @@ where
                     },
                 );
             if let Some((at, result)) = ended {
-                let attempt = this.others.swap_remove(at);
+                // In the order of their age: the oldest is to blame if time runs out.
+                let attempt = this.others.remove(at);
                 let (reader, beside) = (attempt.reader, attempt.beside);
                 // Ahead of what follows, so that a stream is cancelled and not broken off.
                 drop(attempt);
@@ -185,7 +186,11 @@ where
         let mut this = self.project();
         let call = this.call.as_mut()?;
         let verdict = call.judge(&result);
-        if let Verdict::Failed(_) | Verdict::NotSent = verdict {
+        // Nobody else can have the rest of the request, so who has it has the last word, too.
+        let alone = call.repeat.body.is_ahead(reader);
+        if let Verdict::Failed(_) | Verdict::NotSent = verdict
+            && !alone
+        {
             call.repeat.body.release(reader);
             match verdict {
                 Verdict::Failed(pushback) => call.failed(pushback),

@@ -76,6 +76,9 @@ impl HedgePolicy {
     /// The time between one attempt and the next is this quantile of the latency of all calls lately, to
     /// their response heads; above 0 and below 1, default 0.95. See
     /// [`RunningQuantile`](crate::math::RunningQuantile) for how exact it is and how long it remembers.
+    ///
+    /// Where more calls than the rest of the quantile are slow for long, hedged ones among them, the delay grows
+    /// towards what those take; a [fixed](Self::with_delay) one does not.
     #[must_use]
     pub fn with_quantile(mut self, quantile: f64) -> Self {
         self.delay = Delay::Quantile(quantile);
@@ -124,7 +127,7 @@ impl HedgePolicy {
     }
 
     /// How many hedges there may be in proportion to calls; default 20 %, and 10 a second more. `None` is no
-    /// such limit.
+    /// such limit. One that finds no other endpoint has had its part all the same.
     #[must_use]
     pub fn with_budget(mut self, budget: impl Into<Option<BudgetSettings>>) -> Self {
         self.budget = budget.into();

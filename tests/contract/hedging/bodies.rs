@@ -76,3 +76,44 @@ async fn a_body_that_fails_by_itself_ends_the_call_and_sends_no_hedge() {
     settle().await;
     assert_eq!(servers.count(), 2, "no third attempt");
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_alone_had_the_whole_request_has_the_last_word() {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    let attempts = Arc::new(AtomicUsize::new(0));
+    let counted = attempts.clone();
+    // The first reads nothing for long; the second reads more than is kept, and fails.
+    let service = service_fn(move |request: Request<RetryBody<Body>>| {
+        let attempt = counted.fetch_add(1, Ordering::SeqCst);
+        async move {
+            if attempt == 0 {
+                tokio::time::sleep(SECOND).await;
+            }
+            let body = request.into_body().collect().await;
+            let whole = body.is_ok_and(|body| body.to_bytes().len() == 4_000);
+            assert!(whole, "all of it");
+            let mut response = Response::new(Full::new(Bytes::from_static(b"?")));
+            if attempt > 0 {
+                let unavailable = http::HeaderValue::from_static("14");
+                response.headers_mut().insert("grpc-status", unavailable);
+            }
+            Ok::<_, Error>(response)
+        }
+    });
+    let hedge = HedgeLayer::new(policy(2).with_buffer_limit_bytes(1_000)).unwrap();
+    let frames = (0..4).map(|_| Ok(Frame::data(Bytes::from(vec![7; 1_000]))));
+    let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+    let answer = call_with(&hedge.layer(service), Request::new(body))
+        .await
+        .unwrap();
+    assert_eq!(
+        answer.status.as_deref(),
+        Some("14"),
+        "no other could have answered"
+    );
+    assert_eq!(
+        answer.millis, 100,
+        "and nobody waits for one that never can"
+    );
+    assert_eq!(attempts.load(Ordering::SeqCst), 2);
+}
