@@ -274,7 +274,8 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
     /// After how long a connection is replaced, give or take a tenth at random; by default never. It then takes no
     /// new calls, as after a GOAWAY: those under way finish on it, and the endpoint is dialled anew at once. So
     /// calls find their way to servers that have come up behind one address (a load balancer in front, a
-    /// service's virtual address), and to names that lead elsewhere by now.
+    /// service's virtual address), and to names that lead elsewhere by now. Until the next connection is up, and its
+    /// health check if there is one has passed, the endpoint takes no call; a lone one has its calls wait.
     pub fn max_connection_age(mut self, age: Duration) -> Self {
         self.settings.max_connection_age = Some(age);
         self

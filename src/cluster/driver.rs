@@ -328,6 +328,10 @@ where
                     );
                     self.dialing.insert(key, task);
                 }
+                Effect::End { key, connection } => {
+                    self.checks.end(key, connection);
+                    self.load_reports.end(key, connection);
+                }
                 Effect::Forget { key } => {
                     self.checks.forget(key);
                     self.load_reports.forget(key);
@@ -369,7 +373,8 @@ where
             result,
         });
         events.taken_up();
-        let Some(service) = service else {
+        // Its end may have come before it was up.
+        let Some(service) = service.filter(|_| !events.has_ended()) else {
             return;
         };
         let target = Target::new(endpoint, service);

@@ -67,6 +67,8 @@ pub(crate) enum Effect {
         subchannel: Arc<Subchannel>,
         connection: u64,
     },
+    /// This connection takes no more calls, and need not be watched.
+    End { key: u64, connection: u64 },
     /// The endpoint left, or is not wanted now: give up a dial that is under way, or a watch.
     Forget { key: u64 },
 }

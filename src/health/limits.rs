@@ -26,7 +26,9 @@ const MOST: u32 = (1 << 24) - 1;
 /// a balancer share its limits. An endpoint that is full is passed over, as one that is not connected; when all
 /// that could take a call are full, when the total is reached, or when too many wait, the call fails at once
 /// with `UNAVAILABLE`, also if it is to wait for ready, and says which limit it met. Nothing that is counted here is
-/// ever exceeded.
+/// ever exceeded; but an endpoint that leaves and comes back, or moves to other addresses, begins at none under way,
+/// whatever still goes on there. A call that waits for services to be ready is under way on each of them, up to
+/// three. Waiting in `poll_ready`, where a builder asks for that, is not counted.
 ///
 /// ```
 /// use evenkeel::health::Limits;

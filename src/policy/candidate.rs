@@ -190,11 +190,6 @@ impl Subchannel {
         self.pending.take(most.unwrap_or(u32::MAX))
     }
 
-    /// How many calls wait for its service.
-    pub(crate) fn pending(&self) -> u32 {
-        self.pending.taken()
-    }
-
     /// A call waits no more.
     pub(crate) fn go_on(&self) {
         self.pending.free();

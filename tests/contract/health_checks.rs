@@ -180,6 +180,32 @@ async fn calls_under_way_on_one_that_stops_serving_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_that_waits_sees_one_again_that_was_ill_and_is_well() {
+    let world = World::new();
+    let checks = Words::new();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .health_check(checks.clone())
+        .build()
+        .unwrap();
+    settle().await;
+    checks.say("a", well());
+    connected(&balance, 1).await;
+    let server = world.server("a");
+    server.set_readiness(Readiness::Queue);
+    let call = tokio::spawn(balance.clone().oneshot(ask_and_wait("x")));
+    settle().await;
+    assert_eq!(server.queued(), 1, "it waits for the service");
+    checks.say("a", ill());
+    settle().await;
+    server.set_readiness(Readiness::Ready);
+    checks.say("a", well());
+    let answer = within("by the same connection", call).await.unwrap();
+    assert_eq!(answer.unwrap(), "a");
+    assert_eq!(server.dials().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_check_that_ends_is_not_serving_and_is_begun_anew() {
     let world = World::new();
     let checks = Words::new();

@@ -245,3 +245,31 @@ async fn endpoints_that_are_full_are_no_reason_to_call_one_that_is_out() {
     assert_eq!(servers[0].calls(), before, "it is out, and stays so");
     held.abort();
 }
+
+#[tokio::test(start_paused = true)]
+async fn of_many_endpoints_that_are_all_crowded_a_call_is_told_at_once() {
+    let world = World::new();
+    let names: Vec<String> = (0..20).map(|n| format!("e{n}")).collect();
+    let balance = builder!(world)
+        .endpoints(names.clone())
+        .policy(RoundRobin::default())
+        .limits(Limits::default().with_max_pending_per_endpoint(0))
+        .build()
+        .unwrap();
+    connected(&balance, 20).await;
+    for name in &names {
+        world.server(name).set_readiness(Readiness::Queue);
+    }
+    let why = refused(call(&balance)).await;
+    assert!(
+        why.contains("0 calls, the most allowed, wait for each"),
+        "{why}"
+    );
+    world.server("e7").set_readiness(Readiness::Ready);
+    world.server("e8").set_readiness(Readiness::Ready);
+    let mut answers = 0;
+    for _ in 0..20 {
+        answers += usize::from(call(&balance).await.unwrap().is_ok());
+    }
+    assert!(answers > 0, "some looks find one that is ready");
+}

@@ -93,6 +93,13 @@ impl<S, Req, T> Call<S, Req, T> {
         (self.previous.as_ref()).is_some_and(PreviousEndpoints::wants_only_others)
     }
 
+    /// Whether the request is to go elsewhere, since another attempt went there.
+    #[cold]
+    pub(super) fn has_had(&self, claim: &Claim) -> bool {
+        self.wants_only_others()
+            && (self.previous.as_ref()).is_some_and(|previous| previous.contains(claim.endpoint()))
+    }
+
     #[cold]
     #[inline(never)]
     fn note(&self) {
@@ -108,8 +115,10 @@ pub(super) struct Misses {
     /// The connections that were asked for readiness or handed the request back.
     pub(super) tried: Tried,
     /// Those that handed it back.
-    returned: Tried,
+    pub(super) returned: Tried,
     pub(super) redispatches: u8,
+    /// As many waited for one of them as may.
+    pub(super) crowded: bool,
 }
 
 impl<S, Req, T> Call<S, Req, T>

@@ -21,7 +21,8 @@ pub(super) fn last_resort<'a, S>(
     all[start..]
         .iter()
         .chain(&all[..start])
-        .find(|c| c.is_connected() && tried.is_none_or(|tried| !tried.contains(c.connection())))
+        .filter(|c| c.is_connected() && !c.is_full())
+        .find(|c| tried.is_none_or(|tried| !tried.contains(c.connection())))
 }
 
 /// Whether a later snapshot may have an endpoint for a call that found none in this one.

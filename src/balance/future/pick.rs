@@ -114,7 +114,7 @@ where
                 races += 1;
                 if races > MAX_RACES {
                     // A picker that names endpoints which cannot be used would be asked for ever.
-                    return self.nothing(&snapshot);
+                    return self.lost(&snapshot);
                 }
                 continue;
             };
@@ -140,7 +140,13 @@ where
                             _place: place,
                         });
                     }
-                    // Too many wait for it; another one may have room.
+                    // Too many wait for it; another one may have room. So many looks and no more: what was tried
+                    // is remembered for no more connections.
+                    self.misses.get_or_insert_default().crowded = true;
+                    races += 1;
+                    if races >= MAX_RACES {
+                        return self.nothing(&snapshot);
+                    }
                 }
             }
         }
@@ -156,6 +162,16 @@ where
                 None
             }
             Err(limit) => Some(limit),
+        }
+    }
+
+    /// What to do when others were always quicker.
+    #[cold]
+    fn lost(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
+        let limiter = self.shared.limiter();
+        match limiter.and_then(|limiter| limiter.in_flight_per_endpoint()) {
+            Some(most) => Choice::Full(Limit::InFlightPerEndpoint(most)),
+            None => self.nothing(snapshot),
         }
     }
 
@@ -183,15 +199,15 @@ where
     fn met(&self, snapshot: &Snapshot<S>) -> Option<Limit> {
         let limiter = self.shared.limiter()?;
         let panic = snapshot.summary.panic;
-        let mut usable = (snapshot.candidates.all().iter())
+        let usable = (snapshot.candidates.all().iter())
             .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()));
         if let Some(most) = limiter.in_flight_per_endpoint()
-            && usable.clone().any(Candidate::is_full)
+            && usable.into_iter().any(Candidate::is_full)
         {
             return Some(Limit::InFlightPerEndpoint(most));
         }
         let most = limiter.pending_per_endpoint()?;
-        let crowded = usable.any(|c| c.subchannel().pending() >= most);
+        let crowded = (self.misses.as_ref()).is_some_and(|misses| misses.crowded);
         crowded.then_some(Limit::PendingPerEndpoint(most))
     }
 }

@@ -71,13 +71,14 @@ where
         mut first: Option<Choice<S, S::Future>>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<S::Future, Error>> {
-        if let Some(waiting) = waiting
-            && let Some(mut held) = self.poll_held(waiting, cx)
-        {
-            self.claim = Some(held.claim);
-            return Poll::Ready(Ok(self.dispatch(&mut held.service)));
-        }
         loop {
+            // Before each look at the snapshot, which may show that one of these has left.
+            if let Some(waiting) = waiting
+                && let Some(mut held) = self.poll_held(waiting, cx)
+            {
+                self.claim = Some(held.claim);
+                return Poll::Ready(Ok(self.dispatch(&mut held.service)));
+            }
             let held = waiting.as_ref().map_or(0, |waiting| waiting.held.len());
             let may_wait = if held < MAX_HELD {
                 let choice = first.take();
@@ -86,13 +87,13 @@ where
                     Choice::Pending(held) => {
                         match self.wait(waiting) {
                             Ok(waiting) => waiting.held.push(held),
-                            Err(limit) => return Poll::Ready(Err(full(limit))),
+                            Err(limit) => return Poll::Ready(Err(self.refused(limit))),
                         }
                         continue;
                     }
                     // One that is held may be ready yet.
                     Choice::Full(_) if held > 0 => true,
-                    Choice::Full(limit) => return Poll::Ready(Err(full(limit))),
+                    Choice::Full(limit) => return Poll::Ready(Err(self.refused(limit))),
                     Choice::Later => true,
                     Choice::Never => false,
                 }
@@ -108,8 +109,17 @@ where
             }
             match self.wait(waiting) {
                 Ok(waiting) => ready!(self.poll_changed(waiting, cx)),
-                Err(limit) => return Poll::Ready(Err(full(limit))),
+                Err(limit) => return Poll::Ready(Err(self.refused(limit))),
             }
+        }
+    }
+
+    /// There is no room. That is no failure of a call which has other attempts.
+    #[cold]
+    fn refused(&self, limit: Limit) -> Error {
+        match self.wants_only_others() {
+            true => Error::no_other(),
+            false => full(limit),
         }
     }
 
@@ -157,11 +167,14 @@ where
 
     /// Polls the services that were asked before, and lets go of those whose connection has ended.
     #[cold]
-    fn poll_held(&self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Option<Held<S>> {
+    fn poll_held(&mut self, waiting: &mut Waiting<S>, cx: &mut Context<'_>) -> Option<Held<S>> {
         let mut index = 0;
+        let before = waiting.held.len();
         while index < waiting.held.len() {
-            // It may never be ready, and if it were, an endpoint that left gets no new call.
-            if !waiting.held[index].claim.is_connected() {
+            let claim = &waiting.held[index].claim;
+            // It may never be ready, and if it were, an endpoint that left gets no new call; nor does one that
+            // another attempt has gone to meanwhile.
+            if !claim.is_connected() || self.has_had(claim) {
                 waiting.held.swap_remove(index);
                 continue;
             }
@@ -172,6 +185,16 @@ where
                     let held = waiting.held.swap_remove(index);
                     self.shared.not_ready(held.claim, error.into());
                 }
+            }
+        }
+        if waiting.held.len() < before
+            && let Some(misses) = &mut self.misses
+        {
+            // A connection whose health check failed may be back under its number, and is worth another look.
+            misses.tried = misses.returned;
+            misses.crowded = false;
+            for held in &waiting.held {
+                misses.tried.insert(held.claim.connection());
             }
         }
         None

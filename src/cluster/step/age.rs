@@ -47,7 +47,7 @@ impl<S: Clone> Cluster<S> {
             };
             debug!(endpoint = %entry.endpoint.id(), connection, "its connection is old, and is replaced");
             // A watch would keep it open.
-            self.effects.push(Effect::Forget { key });
+            self.effects.push(Effect::End { key, connection });
             let end = End::Draining;
             self.ended(
                 Ended {

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use evenkeel::balance::Http;
 use evenkeel::call::NoRetry;
 use evenkeel::connection::connector_fn;
-use evenkeel::health::Ejection;
+use evenkeel::health::{Ejection, Limits};
 use evenkeel::outcome::ByStatusCode;
 use evenkeel::policy::{LeastRequest, PickFirst, Policy, RingHash, RoundRobin};
 use evenkeel::retry::{
@@ -154,7 +154,17 @@ impl Servers {
 
 /// Hedging over a balancer over these servers, all connected.
 macro_rules! hedging {
-    ($servers:expr, $names:expr, $policy:expr, $ejection:expr, $layer:expr) => {{
+    ($servers:expr, $names:expr, $policy:expr, $ejection:expr, $layer:expr) => {
+        hedging!(
+            $servers,
+            $names,
+            $policy,
+            $ejection,
+            $layer,
+            Limits::default()
+        )
+    };
+    ($servers:expr, $names:expr, $policy:expr, $ejection:expr, $layer:expr, $limits:expr) => {{
         let servers: Servers = $servers.clone();
         let connector = connector_fn(move |endpoint: &Endpoint, _| {
             let (servers, name) = (servers.clone(), endpoint.address().to_owned());
@@ -167,6 +177,7 @@ macro_rules! hedging {
             .track(Http::new(ByStatusCode))
             .policy($policy)
             .ejection($ejection)
+            .limits($limits)
             .seed(7)
             .build()
             .unwrap();

@@ -94,6 +94,7 @@ impl Machine {
                         connection,
                     });
                 }
+                Effect::End { .. } => {}
                 Effect::Forget { key } => {
                     self.dials.retain(|dial| dial.key != key);
                     self.forgotten.push(key);
