@@ -1,0 +1,147 @@
+use super::*;
+use crate::load::{Measures, ReportRules};
+use crate::policy::Candidates;
+
+#[test]
+fn a_word_holds_the_terms_apart() {
+    let connection = (1 << 59) - 1;
+    let ends = [
+        End::Unsent,
+        End::Ignored,
+        End::Success,
+        End::Failure,
+        End::Failed,
+    ];
+    for entry in [Entry::Normal, Entry::Probe] {
+        let mut terms = Terms::new(connection, entry);
+        assert_eq!(terms.end(), End::Unsent, "so it begins");
+        for end in ends {
+            terms = terms.with_end(end);
+            assert_eq!(terms.end(), end, "the end is the last one set");
+            assert_eq!(terms.entry(), entry, "the end leaves the entry as it was");
+            let passed = terms.with_entry(Entry::Normal);
+            assert_eq!(passed.entry(), Entry::Normal, "a probe that passed is none");
+            assert_eq!(passed.end(), end, "the entry leaves the end as it was");
+            assert_eq!(passed.connection(), connection, "nothing spills over");
+        }
+    }
+}
+
+#[test]
+fn leaving_out_the_details_changes_neither_counts_nor_ejection() {
+    let overload = Outcome::Overload { retry_after: None };
+    for outcome in [
+        Outcome::Success,
+        Outcome::Failure,
+        Outcome::ConnectionLost,
+        Outcome::Ignored,
+        overload,
+    ] {
+        let end = End::of(outcome).outcome();
+        assert_eq!(end.is_failed(), outcome.is_failed(), "{outcome:?}");
+        for judged in [Outcome::Success, Outcome::Failure] {
+            assert_eq!(end == judged, outcome == judged, "{outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn the_time_is_wanted_only_where_it_ends_a_latency() {
+    let latency = LatencyRules::default();
+    let until_end = LatencyRules {
+        until: Until::End,
+        ..latency
+    };
+    let nothing = Measures::NOTHING;
+    for (measures, outcome, at_data, at_end) in [
+        (nothing.with_latency(latency), Outcome::Success, true, true),
+        (nothing.with_latency(latency), Outcome::Failure, false, true),
+        (
+            nothing.with_latency(until_end),
+            Outcome::Success,
+            false,
+            true,
+        ),
+        (
+            nothing.with_reports(ReportRules::default()),
+            Outcome::Success,
+            false,
+            false,
+        ),
+    ] {
+        let candidates = Candidates::connected_for(["a"], measures);
+        let mut claim = candidates.all()[0].claim(false).expect("it is usable");
+        assert!(
+            !claim.awaits_response() && !claim.is_timed(),
+            "not begun, not timed"
+        );
+        claim.begun(Moment::from_nanos(1));
+        claim.judged(outcome);
+        assert_eq!(claim.awaits_response(), at_data, "{measures:?} {outcome:?}");
+        claim.responded(Moment::from_nanos(2));
+        assert!(!claim.awaits_response(), "only the first data counts");
+        assert_eq!(claim.is_timed(), at_end, "{measures:?} {outcome:?}");
+    }
+}
+
+#[test]
+fn what_comes_by_a_connection_that_has_ended_says_nothing_of_the_next() {
+    let measures = Measures::NOTHING
+        .with_latency(LatencyRules::default())
+        .with_reports(ReportRules::default());
+    let candidates = Candidates::connected_for(["a"], measures);
+    let candidate = &candidates.all()[0];
+    let subchannel = candidate.subchannel();
+    let now = Moment::from_nanos(1_000);
+    let latency = || {
+        subchannel
+            .latency()
+            .seconds(now, Duration::from_secs(10).into())
+    };
+    let begun = || {
+        let mut claim = candidate.claim(false).expect("it is usable");
+        claim.begun(Moment::from_nanos(2));
+        claim
+    };
+    let (mut first, second, third) = (begun(), begun(), begun());
+    subchannel.connected(candidate.connection() + 1);
+    first.responded(now);
+    first.reported(&LoadReport::new().with_in_flight(1), now);
+    second.finish_at(Outcome::Success, now);
+    third.finish_at(Outcome::Failure, now);
+    assert_eq!(latency(), None, "no answer by the new connection yet");
+    assert_eq!(subchannel.reports().queue(), None, "nor a report");
+}
+
+#[test]
+fn a_report_is_kept_only_if_the_policy_has_reports_measured() {
+    let report = LoadReport::new()
+        .with_in_flight(1)
+        .with_latency(Duration::from_millis(1));
+    for (measures, wanted) in [
+        (Measures::NOTHING.with_reports(ReportRules::default()), true),
+        (
+            Measures::NOTHING.with_reports(ReportRules {
+                out_of_band: Some(Duration::from_secs(10)),
+                ..ReportRules::default()
+            }),
+            false,
+        ),
+        (
+            Measures::NOTHING.with_latency(LatencyRules::default()),
+            false,
+        ),
+        (Measures::NOTHING, false),
+    ] {
+        let candidates = Candidates::connected_for(["a"], measures);
+        let candidate = &candidates.all()[0];
+        let mut claim = candidate.claim(false).expect("it is usable");
+        if measures.need_clock() {
+            claim.begun(Moment::from_nanos(1));
+        }
+        assert_eq!(claim.wants_report(), wanted, "{measures:?}");
+        claim.reported(&report, Moment::from_nanos(2));
+        let kept = candidate.subchannel().reports().queue().is_some();
+        assert_eq!(kept, wanted, "{measures:?}");
+    }
+}
