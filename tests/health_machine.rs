@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use evenkeel::health::{Change, Ejection, Ejections, Entry, Health};
+use evenkeel::health::{Cause, Change, Ejection, Ejections, Entry, Health};
 use evenkeel::outcome::Outcome;
 use proptest::prelude::*;
 
@@ -32,7 +32,7 @@ fn step() -> impl Strategy<Value = Step> {
     let outcome = prop_oneof![
         2 => Just(Outcome::Success),
         4 => Just(Outcome::Failure),
-        1 => Just(Outcome::Overload { retry_after: None }),
+        2 => Just(Outcome::Overload { retry_after: None }),
         1 => Just(Outcome::ConnectionLost),
         1 => Just(Outcome::Ignored),
     ];
@@ -61,6 +61,7 @@ struct Pair {
     health: Arc<Health>,
     state: State,
     failures: u32,
+    overloads: u32,
 }
 
 impl Pair {
@@ -69,6 +70,7 @@ impl Pair {
             health: Arc::new(Health::new()),
             state: State::Open,
             failures: 0,
+            overloads: 0,
         }
     }
 }
@@ -79,26 +81,34 @@ fn expect(
     outcome: Outcome,
     entry: Entry,
     threshold: u32,
+    most_overloads: Option<u32>,
     room: bool,
 ) -> Option<Change> {
     match (entry, outcome) {
-        (Entry::Normal, Outcome::Success) => pair.failures = 0,
+        (Entry::Normal, Outcome::Success) => (pair.failures, pair.overloads) = (0, 0),
         // What fails while the endpoint is out, or on its way back, is no news.
         (Entry::Normal, Outcome::Failure) if pair.state == State::Open => {
             pair.failures += 1;
             if pair.failures >= threshold && room {
                 pair.state = State::Ejected;
-                return Some(Change::Ejected);
+                return Some(Change::Ejected(Cause::ConsecutiveFailures));
+            }
+        }
+        (Entry::Normal, Outcome::Overload { .. }) if pair.state == State::Open => {
+            pair.overloads += 1;
+            if most_overloads.is_some_and(|most| pair.overloads >= most) && room {
+                pair.state = State::Ejected;
+                return Some(Change::Ejected(Cause::ConsecutiveOverloads));
             }
         }
         (Entry::Probe, _) if pair.state == State::Retired => {}
         (Entry::Probe, Outcome::Success) => {
-            (pair.state, pair.failures) = (State::Open, 0);
+            (pair.state, pair.failures, pair.overloads) = (State::Open, 0, 0);
             return Some(Change::Readmitted);
         }
         (Entry::Probe, Outcome::Failure) => {
             pair.state = State::Ejected;
-            return Some(Change::Ejected);
+            return Some(Change::ProbeFailed);
         }
         (Entry::Probe, _) => {
             pair.state = State::Due;
@@ -120,11 +130,13 @@ proptest! {
     #[test]
     fn health_does_what_its_model_says(
         threshold in 1_u32..4,
+        most_overloads in prop::option::of(1_u32..4),
         percent in 0_u32..=100,
         steps in prop::collection::vec(step(), 1..120),
     ) {
         let settings = Ejection::default()
             .with_consecutive_failures(threshold)
+            .with_consecutive_overloads(most_overloads)
             .with_max_percent(percent);
         let rules = Ejections::new(settings);
         rules.set_endpoints(ENDPOINTS);
@@ -155,7 +167,7 @@ proptest! {
                 }
                 Step::End(index, outcome) if !calls.is_empty() => {
                     let (at, entry) = calls.swap_remove(index.index(calls.len()));
-                    let want = expect(&mut pairs[at], outcome, entry, threshold, before < allowed);
+                    let want = expect(&mut pairs[at], outcome, entry, threshold, most_overloads, before < allowed);
                     let got = pairs[at].health.record(outcome, entry, &rules);
                     prop_assert_eq!(got, want, "{:?} of a call that came as {:?}", outcome, entry);
                 }
@@ -165,7 +177,7 @@ proptest! {
                     if *entry == Entry::Probe {
                         *entry = Entry::Normal;
                         let pair = &mut pairs[*at];
-                        let want = expect(pair, Outcome::Success, Entry::Probe, threshold, true);
+                        let want = expect(pair, Outcome::Success, Entry::Probe, threshold, None, true);
                         prop_assert_eq!(pair.health.pass_probe(&rules), want);
                     }
                 }
@@ -181,7 +193,7 @@ proptest! {
                 Step::Connected(endpoint) => {
                     let pair = &mut pairs[current[endpoint]];
                     pair.health.clear_failures();
-                    pair.failures = 0;
+                    (pair.failures, pair.overloads) = (0, 0);
                 }
                 Step::Replace(endpoint) => {
                     let pair = &mut pairs[current[endpoint]];

@@ -11,7 +11,7 @@ use std::time::Duration;
 use evenkeel::ConnectivityState;
 use evenkeel::Endpoint;
 use evenkeel::health::limits::Limiter;
-use evenkeel::health::{Change, Ejection, Ejections, Entry, Gate, Health, Limits};
+use evenkeel::health::{Cause, Change, Ejection, Ejections, Entry, Gate, Health, Limits};
 use evenkeel::math::{Moment, Rng, RunningQuantile};
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
@@ -40,7 +40,7 @@ fn is_out(health: &Health) -> bool {
 fn due(rules: &Ejections) -> Arc<Health> {
     let health = Arc::new(Health::new());
     let change = health.record(Outcome::Failure, Entry::Normal, rules);
-    assert_eq!(change, Some(Change::Ejected));
+    assert_eq!(change, Some(Change::Ejected(Cause::ConsecutiveFailures)));
     assert!(health.gate().offer_probe());
     health
 }
@@ -129,7 +129,7 @@ fn a_probe_is_given_back_whatever_its_outcome() {
                     assert_eq!(health.gate().enter(), Some(Entry::Normal));
                 }
                 Outcome::Failure => {
-                    assert_eq!(told, [Change::Ejected], "it is out again, told once");
+                    assert_eq!(told, [Change::ProbeFailed], "it is out again, told once");
                     assert_eq!(rules.ejected(), 1, "in the place that it had");
                     assert_eq!(health.gate().enter(), None, "until its time is over");
                     assert!(health.gate().offer_probe(), "which it can be");

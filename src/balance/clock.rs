@@ -33,3 +33,11 @@ pub(super) fn responded(claim: &mut Claim) {
         claim.progressed();
     }
 }
+
+/// The caller gives a call up that has no answer yet.
+#[cold]
+pub(super) fn given_up(claim: Claim) {
+    if claim.is_awaited() {
+        claim.given_up_at(now());
+    }
+}

@@ -209,11 +209,13 @@ impl Wait {
 
 /// Whether a call would find an endpoint, or could only fail for good.
 fn is_usable<S>(snapshot: &Snapshot<S>) -> bool {
-    let ignore_ejections = snapshot.summary.panic;
-    snapshot.summary.closed
+    let summary = &snapshot.summary;
+    summary.closed
         || snapshot.candidates.usable().iter().any(|candidate| {
+            let health = candidate.subchannel().health();
             candidate.is_connected()
-                && (ignore_ejections || candidate.subchannel().health().admits())
+                && (summary.ignores_ejections || health.admits())
+                && (!summary.is_halted() || !health.gate().is_open())
         })
 }
 

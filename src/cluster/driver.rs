@@ -34,7 +34,7 @@ use crate::error::{BoxError, Error};
 use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
-use crate::policy::{Candidates, Policy, Subchannel};
+use crate::policy::{Candidates, Halted, Picker, Policy, Subchannel};
 use crate::probe::{self, Probe, Target, Watch};
 
 /// How many events are taken before the next snapshot, at most.
@@ -421,7 +421,9 @@ where
             summary,
         } = self.cluster.publish();
         let candidates = candidates.with_now(clock::now());
-        let picker = {
+        let picker: Arc<dyn Picker> = if summary.is_halted() {
+            Arc::new(Halted::new(&candidates))
+        } else {
             let current = shared.load();
             self.policy.build(&candidates, Some(&*current.picker))
         };

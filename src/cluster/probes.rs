@@ -53,7 +53,8 @@ fn anyone<S: Clone>(shared: &Weak<Shared<S>>, rng: &mut Rng) -> Option<Request<S
     let snapshot = shared.load();
     let usable = snapshot.candidates.usable();
     let start = rng.below(usable.len());
-    let admitted = |c: &&Candidate| snapshot.summary.panic || c.subchannel().health().admits();
+    let admitted =
+        |c: &&Candidate| snapshot.summary.ignores_ejections || c.subchannel().health().admits();
     let candidate = usable[start..]
         .iter()
         .chain(&usable[..start])

@@ -64,6 +64,8 @@ pub(crate) struct Summary {
     pub(crate) unhealthy: usize,
     pub(crate) ejected: usize,
     pub(crate) panic: bool,
+    /// Calls go to ejected endpoints too: what a panic comes to, unless calls are to fail in it.
+    pub(crate) ignores_ejections: bool,
     /// One is connected, and the policy wants no more: those that are idle stay so.
     pub(crate) one_is_enough: bool,
     /// The source of endpoints has named a state.
@@ -78,6 +80,11 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
+    /// There is a panic, and calls are to fail in it.
+    pub(crate) fn is_halted(&self) -> bool {
+        self.panic && !self.ignores_ejections
+    }
+
     /// The state of the whole, by gRPC's rule of aggregation.
     pub(crate) fn state(&self) -> ConnectivityState {
         if self.closed {
@@ -109,6 +116,9 @@ impl fmt::Display for Summary {
                 self.ejected,
                 self.failing
             )?;
+        }
+        if self.is_halted() {
+            f.write_str(", so few that calls fail until there are more")?;
         }
         if self.unhealthy > 0 {
             write!(f, ", {} of them by their health check", self.unhealthy)?;
@@ -160,7 +170,8 @@ impl<S> Shared<S> {
             state: watch::Sender::new(state),
             inbox,
             policy,
-            panic_enabled: settings.ejection.panic_threshold_percent() > 0,
+            panic_enabled: settings.ejection.panic_threshold_percent() > 0
+                && !settings.ejection.fails_in_panic(),
             timed: settings.measures.need_clock(),
             seed: settings.seed,
             streams: AtomicU64::new(0),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::health::OutlierDetection;
+use crate::health::in_a_row::MOST_OVERLOADS;
 use crate::math::atomic::{AtomicUsize, Ordering};
 
 /// The rules of ejection: by failures in a row, and by comparison with the others if it is asked for.
@@ -11,11 +12,20 @@ use crate::math::atomic::{AtomicUsize, Ordering};
 /// | setting | default | source |
 /// |---|---|---|
 /// | failures in a row | 5 | Envoy `consecutive_5xx` |
+/// | overload answers in a row | off | a server that sheds load is not broken |
 /// | [outlier detection](OutlierDetection) | off | gRFC A50: by the service's configuration |
 /// | base ejection time | 30 s | gRFC A50 `base_ejection_time` |
 /// | maximum ejection time | 300 s | gRFC A50 `max_ejection_time` |
 /// | maximum ejection percent | 50 % | room for one of two endpoints; gRFC A50 and Envoy: 10 % |
 /// | panic threshold | 50 % | Envoy `healthy_panic_threshold` |
+/// | failing in a panic | off | Envoy `fail_traffic_on_panic` |
+///
+/// Failures that are told apart by where they arise, as Envoy's `consecutive_local_origin_failure`, need no rule
+/// here: a dial that fails or a connection that ends takes its endpoint out by its connectivity state.
+///
+/// A call that its caller gives up says nothing by itself. But with a policy that measures latency to the first
+/// data (the default, peak EWMA), five in a row without any answer between, each older than the latency that the
+/// policy expects of the endpoint, count as one failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
     consecutive_failures: u32,
@@ -23,6 +33,8 @@ pub struct Ejection {
     max_time: Duration,
     max_percent: u32,
     panic_threshold_percent: u32,
+    fail_in_panic: bool,
+    consecutive_overloads: Option<u32>,
     outlier_detection: Option<OutlierDetection>,
 }
 
@@ -34,6 +46,8 @@ impl Default for Ejection {
             max_time: Duration::from_secs(300),
             max_percent: 50,
             panic_threshold_percent: 50,
+            fail_in_panic: false,
+            consecutive_overloads: None,
             outlier_detection: None,
         }
     }
@@ -45,10 +59,18 @@ impl Ejection {
         Self::default().with_max_percent(0)
     }
 
-    /// Failures in a row that eject, at least 1; default 5.
+    /// Failures in a row that eject, at least 1; default 5. Over 65,535 none ever do.
     #[must_use]
     pub fn with_consecutive_failures(mut self, failures: u32) -> Self {
         self.consecutive_failures = failures;
+        self
+    }
+
+    /// Overload answers in a row that eject, 1 to 255; default none, since who sheds load is there and says so.
+    /// Kept apart from failures: neither ends the other's row, a success ends both.
+    #[must_use]
+    pub fn with_consecutive_overloads(mut self, overloads: impl Into<Option<u32>>) -> Self {
+        self.consecutive_overloads = overloads.into();
         self
     }
 
@@ -91,6 +113,31 @@ impl Ejection {
         self
     }
 
+    /// Fails calls in a panic, where by default they go to all endpoints, the ejected ones too: for callers that
+    /// would rather do without an answer than have the last good endpoints overloaded. A call still waits while an
+    /// endpoint connects.
+    #[must_use]
+    pub fn with_failing_in_panic(mut self, fail: bool) -> Self {
+        self.fail_in_panic = fail;
+        self
+    }
+
+    /// Whether calls fail in a panic.
+    pub fn fails_in_panic(&self) -> bool {
+        self.fail_in_panic
+    }
+
+    /// How many failures in a row eject.
+    #[inline]
+    pub(crate) fn consecutive_failures(&self) -> u32 {
+        self.consecutive_failures
+    }
+
+    /// How many overload answers in a row eject, if any do.
+    pub(crate) fn consecutive_overloads(&self) -> Option<u32> {
+        self.consecutive_overloads
+    }
+
     /// The share of usable endpoints, in percent, under which ejections are ignored.
     pub fn panic_threshold_percent(&self) -> u32 {
         self.panic_threshold_percent
@@ -123,6 +170,13 @@ impl Ejection {
                 "ejection",
                 "consecutive_failures is 0; the least is 1",
             ));
+        }
+        if let Some(overloads) = self.consecutive_overloads
+            && !(1..=MOST_OVERLOADS).contains(&overloads)
+        {
+            let message =
+                format!("consecutive_overloads is {overloads}, not in 1..={MOST_OVERLOADS}");
+            return Err(Error::config("ejection", message));
         }
         if let Some(outliers) = &self.outlier_detection {
             outliers.validate()?;
@@ -187,10 +241,6 @@ impl Ejections {
     #[inline]
     pub(crate) fn counts_calls(&self) -> bool {
         self.rules.outlier_detection.is_some()
-    }
-
-    pub(crate) fn threshold(&self) -> u32 {
-        self.rules.consecutive_failures
     }
 
     /// Takes one of the places for ejected endpoints, if one is left.

@@ -18,6 +18,7 @@
 pub mod check;
 pub mod ejection;
 pub mod gate;
+mod in_a_row;
 pub mod limits;
 pub mod outlier;
 pub mod panic_mode;
@@ -30,15 +31,17 @@ pub use limits::{Limit, Limits};
 pub use outlier::{Cause, Counts, FailurePercentage, OutlierDetection, SuccessRate};
 pub use slow_start::SlowStart;
 
-use crate::math::atomic::{AtomicU32, Ordering};
 use crate::outcome::Outcome;
+use in_a_row::InARow;
 use outlier::Bucket;
 
 /// A change that the control plane must hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
-    /// The endpoint was ejected.
-    Ejected,
+    /// The endpoint was ejected by what its calls came to.
+    Ejected(Cause),
+    /// Its probing call failed: it is out again, for what it was out for.
+    ProbeFailed,
     /// Its probing call went well: it is back.
     Readmitted,
     /// Its probing call said nothing: the next call may probe. A set of candidates that was made
@@ -50,7 +53,7 @@ pub enum Change {
 #[derive(Debug, Default)]
 pub struct Health {
     gate: Gate,
-    consecutive_failures: AtomicU32,
+    in_a_row: InARow,
     ended: Bucket,
 }
 
@@ -74,7 +77,7 @@ impl Health {
     /// How many calls failed in a row; 0 after a success or a new connection.
     #[inline]
     pub fn consecutive_failures(&self) -> u32 {
-        self.consecutive_failures.load(Ordering::Relaxed)
+        self.in_a_row.failures()
     }
 
     /// Judges the end of a call that came in by `entry`. `Some` is a change of state to pass on.
@@ -85,10 +88,7 @@ impl Health {
                 if rules.counts_calls() {
                     self.ended.count_success();
                 }
-                // A plain load keeps the cache line shared while all is well.
-                if self.consecutive_failures.load(Ordering::Relaxed) != 0 {
-                    self.consecutive_failures.store(0, Ordering::Relaxed);
-                }
+                self.in_a_row.succeeded();
                 None
             }
             (Outcome::Failure, Entry::Normal) => {
@@ -98,7 +98,8 @@ impl Health {
                 self.count_failure(rules)
             }
             (Outcome::Success, Entry::Probe) => self.pass_probe(rules),
-            (Outcome::Failure, Entry::Probe) => self.gate.fail_probe().then_some(Change::Ejected),
+            (Outcome::Overload { .. }, Entry::Normal) => self.count_overload(rules),
+            (Outcome::Failure, Entry::Probe) => self.fail_probe(),
             (_, Entry::Probe) => self.gate.return_probe().then_some(Change::ProbeReturned),
             _ => None,
         }
@@ -107,12 +108,26 @@ impl Health {
     /// The probing call has shown that the endpoint works, though it is not over yet: a stream must
     /// not keep its endpoint out for as long as it lives.
     pub fn pass_probe(&self, rules: &Ejections) -> Option<Change> {
-        self.consecutive_failures.swap(0, Ordering::Relaxed);
+        self.in_a_row.clear();
         if !self.gate.pass_probe() {
             return None;
         }
         rules.release();
         Some(Change::Readmitted)
+    }
+
+    /// A call began to be answered: the endpoint does not swallow its calls.
+    #[inline]
+    pub fn answered(&self) {
+        self.in_a_row.answered();
+    }
+
+    /// The caller gave a call up that had no answer after longer than this endpoint takes: the loser of a race, or
+    /// a caller whose patience was over. `true` if it counts as a failure: one says nothing, five in a row with
+    /// nothing answered between do, else an endpoint that swallows its calls would hide behind its callers' time
+    /// limits.
+    pub fn given_up(&self) -> bool {
+        self.in_a_row.given_up()
     }
 
     /// What ended since the last time, if the rules want it counted.
@@ -134,7 +149,7 @@ impl Health {
 
     /// Forgets the failures in a row: a new connection is a new start.
     pub fn clear_failures(&self) {
-        self.consecutive_failures.store(0, Ordering::Relaxed);
+        self.in_a_row.succeeded();
     }
 
     /// The endpoint is leaving: gives back its place among the ejected.
@@ -149,8 +164,25 @@ impl Health {
         if !self.gate.is_open() {
             return None;
         }
-        let before = self.consecutive_failures.fetch_add(1, Ordering::Relaxed);
-        let is_enough = before.saturating_add(1) >= rules.threshold();
-        (is_enough && self.eject(rules)).then_some(Change::Ejected)
+        let is_enough = self.in_a_row.failed() >= rules.rules().consecutive_failures();
+        let cause = Cause::ConsecutiveFailures;
+        (is_enough && self.eject(rules)).then_some(Change::Ejected(cause))
+    }
+
+    #[cold]
+    fn count_overload(&self, rules: &Ejections) -> Option<Change> {
+        if !self.gate.is_open() {
+            return None;
+        }
+        let overloads = self.in_a_row.overloaded();
+        let is_enough =
+            (rules.rules().consecutive_overloads()).is_some_and(|most| overloads >= most);
+        let cause = Cause::ConsecutiveOverloads;
+        (is_enough && self.eject(rules)).then_some(Change::Ejected(cause))
+    }
+
+    #[cold]
+    fn fail_probe(&self) -> Option<Change> {
+        self.gate.fail_probe().then_some(Change::ProbeFailed)
     }
 }

@@ -162,6 +162,8 @@ impl OutlierDetection {
 pub enum Cause {
     /// So many calls in a row failed.
     ConsecutiveFailures,
+    /// So many times in a row it had no room.
+    ConsecutiveOverloads,
     /// See [`SuccessRate`].
     SuccessRate,
     /// See [`FailurePercentage`].
@@ -173,6 +175,7 @@ impl Cause {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ConsecutiveFailures => "consecutive failures",
+            Self::ConsecutiveOverloads => "consecutive overload answers",
             Self::SuccessRate => "success rate",
             Self::FailurePercentage => "failure percentage",
         }

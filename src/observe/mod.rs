@@ -14,7 +14,8 @@ pub struct Report {
     pub state: ConnectivityState,
     /// The policy's name.
     pub policy: &'static str,
-    /// So few endpoints are usable that ejections are ignored.
+    /// So few endpoints are usable that ejections are ignored, or calls fail where the rules of
+    /// [ejection](crate::health::Ejection::with_failing_in_panic) say so.
     pub panic: bool,
     /// Whether the source of endpoints has named a state yet.
     pub resolved: bool,

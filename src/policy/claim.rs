@@ -102,6 +102,7 @@ impl Claim {
         if let Some(rules) = self.response_rules()
             && let Some(start) = self.timing.take_unrecorded()
         {
+            self.subchannel.health().answered();
             self.took(now.since(start), now, &rules);
         }
     }
@@ -178,6 +179,30 @@ impl Claim {
             && let Some(start) = self.timing.take_unrecorded()
         {
             self.took(now.since(start), now, &rules);
+        }
+    }
+
+    /// Whether [`given_up_at`](Self::given_up_at) wants the time. If not, there is no need to look at a clock,
+    /// and dropping the claim says as much.
+    pub fn is_awaited(&self) -> bool {
+        self.has_begun() && self.awaits_response() && self.terms.end() == End::Ignored
+    }
+
+    /// The caller gave the call up at `now`, before any answer. That says nothing of the endpoint, unless it took
+    /// longer than the policy expects of it, five times in a row; see [`Health::given_up`]. What is expected falls
+    /// while nothing is answered, so the longer nothing is, the less patience it takes.
+    ///
+    /// [`Health::given_up`]: crate::health::Health::given_up
+    #[cold]
+    pub fn given_up_at(self, now: Moment) {
+        let (Some(rules), Some(start)) = (self.response_rules(), self.timing.start()) else {
+            return;
+        };
+        let expected = self.subchannel.latency().seconds(now, rules.decay.into());
+        let is_overdue = now.since(start).as_secs_f32() > expected.unwrap_or(0.0);
+        if self.is_connected() && is_overdue && self.subchannel.health().given_up() {
+            // Not as slow, as other failures: that would be what is expected of it then.
+            self.finish(Outcome::Failure);
         }
     }
 
@@ -271,6 +296,7 @@ impl Terms {
             1 => End::Ignored,
             2 => End::Success,
             3 => End::Failure,
+            4 => End::Overload,
             _ => End::Failed,
         }
     }
@@ -329,8 +355,9 @@ enum End {
     Ignored = 1,
     Success = 2,
     Failure = 3,
+    Overload = 4,
     /// Counts as failed, but is nothing to eject for.
-    Failed = 4,
+    Failed = 5,
 }
 
 impl End {
@@ -339,7 +366,8 @@ impl End {
         match outcome {
             Outcome::Success => Self::Success,
             Outcome::Failure => Self::Failure,
-            Outcome::Overload { .. } | Outcome::ConnectionLost => Self::Failed,
+            Outcome::Overload { .. } => Self::Overload,
+            Outcome::ConnectionLost => Self::Failed,
             Outcome::Ignored => Self::Ignored,
         }
     }
@@ -350,6 +378,7 @@ impl End {
             Self::Unsent | Self::Ignored => Outcome::Ignored,
             Self::Success => Outcome::Success,
             Self::Failure => Outcome::Failure,
+            Self::Overload => Outcome::Overload { retry_after: None },
             Self::Failed => Outcome::ConnectionLost,
         }
     }

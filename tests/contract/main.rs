@@ -16,6 +16,7 @@ mod probes;
 
 mod chaos;
 mod ejection;
+mod ejection_rules;
 mod ejection_streams;
 mod health_checks;
 mod hedging;

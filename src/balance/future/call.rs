@@ -42,7 +42,7 @@ pub(super) struct Call<S, Req, T> {
 impl<S, Req, T> Drop for Call<S, Req, T> {
     #[inline]
     fn drop(&mut self) {
-        if self.previous.is_some() {
+        if self.claim.is_some() {
             self.given_up();
         }
     }
@@ -78,12 +78,14 @@ impl<S, Req, T> Call<S, Req, T> {
         }
     }
 
-    /// Apart, as `note` is: most calls are no attempts of several, and pay for it else.
+    /// Apart, as `note` is: most calls are not given up, and pay for it else.
     #[cold]
     #[inline(never)]
     fn given_up(&mut self) {
         if (self.previous.as_ref()).is_some_and(PreviousEndpoints::has_timed_out) {
             self.failed();
+        } else if let Some(claim) = self.claim.take() {
+            clock::given_up(claim);
         }
     }
 

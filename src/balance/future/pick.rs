@@ -57,7 +57,7 @@ where
             let tried = self.misses.as_ref().map(|misses| &misses.tried);
             let mut context = PickContext::new(&mut self.rng)
                 .with_request(info)
-                .with_ejections_ignored(snapshot.summary.panic)
+                .with_ejections_ignored(snapshot.summary.ignores_ejections)
                 .with_hash(self.hash);
             if let Some(tried) = tried {
                 context = context.with_tried(tried);
@@ -81,9 +81,10 @@ where
                 self.shared.ask(&snapshot, probes);
             }
             let (candidate, ignore_ejections) = match pick {
-                Pick::Endpoint(slot) => {
-                    (snapshot.candidates.all().get(slot), snapshot.summary.panic)
-                }
+                Pick::Endpoint(slot) => (
+                    snapshot.candidates.all().get(slot),
+                    snapshot.summary.ignores_ejections,
+                ),
                 Pick::Nothing if self.wants_only_others() => (None, false),
                 // One that failed this call before is better than none.
                 Pick::Nothing if previous.is_some() => {
@@ -198,7 +199,7 @@ where
     #[cold]
     fn met(&self, snapshot: &Snapshot<S>) -> Option<Limit> {
         let limiter = self.shared.limiter()?;
-        let panic = snapshot.summary.panic;
+        let panic = snapshot.summary.ignores_ejections;
         let usable = (snapshot.candidates.all().iter())
             .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()));
         if let Some(most) = limiter.in_flight_per_endpoint()

@@ -14,8 +14,11 @@ impl<S: Clone> Cluster<S> {
             return;
         };
         match change {
-            // By its probing call: for what it was out for.
-            Change::Ejected => {
+            Change::Ejected(cause) => {
+                self.eject(key, cause, now);
+                return;
+            }
+            Change::ProbeFailed => {
                 let before = entry.ejection.as_ref();
                 let cause = before.map_or(Cause::ConsecutiveFailures, |before| before.cause);
                 self.eject(key, cause, now);

@@ -361,8 +361,8 @@ impl<S: Clone> Entry<S> {
             let interval = interval.unwrap_or(EJECTION_DECAY);
             // What it is out for by comparison it did in the interval that ends now.
             let faulty = match cause {
-                Cause::ConsecutiveFailures => Duration::ZERO,
-                _ => interval,
+                Cause::SuccessRate | Cause::FailurePercentage => interval,
+                _ => Duration::ZERO,
             };
             let healthy = (now - readmitted).saturating_sub(faulty);
             let intervals = healthy.as_nanos() / interval.as_nanos().max(1);

@@ -64,20 +64,18 @@ impl<S: Clone> Cluster<S> {
             None => (usable, summary.total),
         };
         summary.panic = summary.ejected > 0 && is_panic(least, of, threshold);
+        summary.ignores_ejections = summary.panic && !self.settings.ejection.fails_in_panic();
         if summary.panic != self.panic {
             self.panic = summary.panic;
             if self.panic {
                 warn!(
                     usable,
                     total = summary.total,
-                    "panic: so few endpoints are usable that ejections are ignored"
+                    ejections_ignored = summary.ignores_ejections,
+                    "panic: few endpoints are usable"
                 );
             } else {
-                info!(
-                    usable,
-                    total = summary.total,
-                    "the panic is over: ejections count again"
-                );
+                info!(usable, total = summary.total, "the panic is over");
             }
         }
         if summary.failing == 0 {
@@ -87,7 +85,7 @@ impl<S: Clone> Cluster<S> {
         let rows = self.rows.iter();
         let candidates: Arc<[_]> = rows.clone().map(|row| row.candidate.clone()).collect();
         Published {
-            candidates: Candidates::new(candidates, summary.panic),
+            candidates: Candidates::new(candidates, summary.ignores_ejections),
             services: rows.clone().map(|row| row.service.clone()).collect(),
             details: rows.map(|row| row.detail.clone()).collect(),
             summary,

@@ -10,6 +10,7 @@ fn a_word_holds_the_terms_apart() {
         End::Ignored,
         End::Success,
         End::Failure,
+        End::Overload,
         End::Failed,
     ];
     for entry in [Entry::Normal, Entry::Probe] {
@@ -39,7 +40,7 @@ fn leaving_out_the_details_changes_neither_counts_nor_ejection() {
     ] {
         let end = End::of(outcome).outcome();
         assert_eq!(end.is_failed(), outcome.is_failed(), "{outcome:?}");
-        for judged in [Outcome::Success, Outcome::Failure] {
+        for judged in [Outcome::Success, Outcome::Failure, overload] {
             assert_eq!(end == judged, outcome == judged, "{outcome:?}");
         }
     }

@@ -1,6 +1,7 @@
 //! When an endpoint is dialled, and what a connection's end means.
 
 use super::*;
+use crate::health::Cause;
 
 #[test]
 fn the_backoff_grows_from_the_start_of_each_dial() {
@@ -215,7 +216,7 @@ fn events_of_old_connections_are_ignored() {
     m.end_dial(&unknown, Ok(()));
     m.step(Event::Health {
         key: 99,
-        change: Change::Ejected,
+        change: Change::Ejected(Cause::ConsecutiveFailures),
     });
     assert_eq!(m.entry("a").subchannel.connection(), second.connection);
     assert_eq!((m.cluster.dialing, m.cluster.dial_queue.len()), (0, 0));
