@@ -29,19 +29,30 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from
 /// A balancer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arm {
-    Evenkeel,
+    /// evenkeel with retries.
+    Retries,
+    /// evenkeel with hedging.
+    Hedging,
     BalanceList,
 }
 
 impl Arm {
-    pub(crate) fn of(options: &Options) -> impl Iterator<Item = Self> {
-        let arms = [Self::Evenkeel, Self::BalanceList];
-        arms.into_iter().take(if options.alone { 1 } else { 2 })
+    /// Nothing that a server which never answers does could be tried again, so there calls are hedged, too.
+    pub(crate) fn of(fault: Fault, options: &Options) -> Vec<Self> {
+        let mut arms = vec![Self::Retries];
+        if fault == Fault::Silent {
+            arms.push(Self::Hedging);
+        }
+        if !options.alone {
+            arms.push(Self::BalanceList);
+        }
+        arms
     }
 
     pub(crate) fn title(self) -> &'static str {
         match self {
-            Self::Evenkeel => "evenkeel",
+            Self::Retries => "evenkeel, retries",
+            Self::Hedging => "evenkeel, hedging",
             Self::BalanceList => "tonic balance_list",
         }
     }
@@ -55,8 +66,8 @@ pub(crate) async fn client(
 ) -> Result<(Client, Option<Channel>), BoxError> {
     let keep_alive = (fault == Fault::Dropped).then_some(KEEP_ALIVE);
     match arm {
-        Arm::Evenkeel => {
-            let channel = evenkeel(fault, uris, keep_alive).await?;
+        Arm::Retries | Arm::Hedging => {
+            let channel = evenkeel(arm, fault, uris, keep_alive).await?;
             let service = channel
                 .clone()
                 .map_response(|response| response.map(Body::new));
@@ -84,6 +95,7 @@ pub(crate) async fn client(
 }
 
 async fn evenkeel(
+    arm: Arm,
     fault: Fault,
     uris: &[String],
     keep_alive: Option<(Duration, Duration)>,
@@ -106,9 +118,8 @@ async fn evenkeel(
                 http2.keep_alive_while_idle = true;
             }
         });
-    let channel = match fault {
-        // Nothing fails that could be tried again.
-        Fault::Silent => builder.hedge(HedgePolicy::default()),
+    let channel = match arm {
+        Arm::Hedging => builder.hedge(HedgePolicy::default()),
         _ => builder.retry(retry),
     };
     let channel = channel.build()?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use evenkeel::BoxError;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 use tonic::Code;
 
 use crate::servers::Servers;
@@ -80,11 +80,11 @@ impl Fault {
             }
             Self::RollingRestart => {
                 let each = lasts / u32::try_from(servers.plain().len())?;
-                for server in servers.plain() {
-                    let grace = each / 2;
-                    server.shutdown_within(grace).await;
+                let began = Instant::now();
+                for (number, server) in (1..).zip(servers.plain()) {
+                    server.shutdown_within(each / 2).await;
                     server.restart().await;
-                    sleep(each - grace).await;
+                    sleep_until(began + each * number).await;
                 }
                 return Ok(());
             }

@@ -56,7 +56,7 @@ fn ended(result: Result<(), BoxError>) -> ExitCode {
 async fn measure(options: &Options) -> Result<(), BoxError> {
     page::head(options);
     for &fault in &options.fault.0 {
-        for arm in Arm::of(options) {
+        for arm in Arm::of(fault, options) {
             eprintln!("{} by {} …", fault.title(), arm.title());
             match run::run(fault, arm, options).await? {
                 Ok(verdict) => page::row(options, fault, arm, &verdict),

@@ -13,11 +13,13 @@ const THERE: Ipv4Addr = Ipv4Addr::new(169, 254, 217, 2);
 /// An address of a card that is nowhere: frames to it are taken by nobody, and nobody is told.
 const NOWHERE: &str = "02:00:00:00:00:01";
 
-/// A network namespace with a server in it. Both go when it is dropped.
+/// One name for all runs: a run that was broken off leaves its namespace, and the next one takes it away.
+const NAME: &str = "evenkeel-reliability";
+const OUTSIDE: &str = "evenkeel-out";
+const INSIDE: &str = "evenkeel-in";
+
+/// A network namespace with a server in it. Both go when it is dropped. There is one at a time.
 pub(crate) struct Namespace {
-    name: String,
-    outside: String,
-    inside: String,
     server: Option<Child>,
     pub(crate) uri: String,
 }
@@ -25,20 +27,12 @@ pub(crate) struct Namespace {
 impl Namespace {
     /// Needs root.
     pub(crate) fn start() -> Result<Self, BoxError> {
-        let id = std::process::id();
+        take_away();
+        let (name, outside, inside) = (NAME, OUTSIDE, INSIDE);
         let mut namespace = Self {
-            name: format!("evenkeel-{id}"),
-            outside: format!("ek{id}a"),
-            inside: format!("ek{id}b"),
             server: None,
             uri: String::new(),
         };
-        let Self {
-            name,
-            outside,
-            inside,
-            ..
-        } = &namespace;
         ip(&["netns", "add", name])?;
         ip(&[
             "link", "add", outside, "type", "veth", "peer", "name", inside,
@@ -75,12 +69,7 @@ impl Namespace {
 
     /// Loses all packets, or no more.
     pub(crate) fn cut(&self, cut: bool) -> Result<(), BoxError> {
-        let Self {
-            name,
-            outside,
-            inside,
-            ..
-        } = self;
+        let (name, outside, inside) = (NAME, OUTSIDE, INSIDE);
         let (here, there) = (HERE.to_string(), THERE.to_string());
         if cut {
             ip(&[
@@ -120,9 +109,14 @@ impl Drop for Namespace {
             let _ = server.kill();
             let _ = server.wait();
         }
-        let _ = ip(&["link", "del", &self.outside]);
-        let _ = ip(&["netns", "del", &self.name]);
+        take_away();
     }
+}
+
+/// What there is of a namespace, if there is one.
+fn take_away() {
+    let _ = ip(&["link", "del", OUTSIDE]);
+    let _ = ip(&["netns", "del", NAME]);
 }
 
 fn ip(arguments: &[&str]) -> Result<(), BoxError> {

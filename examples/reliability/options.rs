@@ -15,7 +15,7 @@ use crate::fault::Fault;
     name = "reliability",
     after_help = "A run has three parts: a sixth of it all is well, for half of it the fault lasts, and the rest is \
                   for coming back. The fault `dropped` needs root and makes a network namespace of its own, \
-                  which goes with it."
+                  which goes with it, or with the next run if this one is broken off."
 )]
 pub(crate) struct Options {
     /// "all" or names with commas; a wrong one gets the list.

@@ -36,7 +36,7 @@ pub(crate) struct Verdict {
     pub(crate) restored: Option<Duration>,
     pub(crate) healthy: Quantiles,
     pub(crate) faulty: Quantiles,
-    /// Attempts that reached a server, for each call.
+    /// Attempts that reached a server while the fault lasted, for each call that was due then.
     pub(crate) attempts: Option<f64>,
     /// Since the fault was mended, until all calls are answered.
     pub(crate) recovered: Option<Duration>,
@@ -77,7 +77,6 @@ impl Verdict {
         let during = |call: &&Ended| (begins..ends).contains(&call.due);
         // The first second is for connections and caches.
         let before = |call: &&Ended| (Duration::from_secs(1)..begins).contains(&call.due);
-        let attempts = samples.last().and_then(|sample| sample.arrived);
         Self {
             calls: calls.len(),
             failed: calls.iter().filter(bad).count(),
@@ -90,7 +89,8 @@ impl Verdict {
             }),
             healthy: Quantiles::of(calls.iter().filter(before).copied()),
             faulty: Quantiles::of(calls.iter().filter(during).copied()),
-            attempts: attempts.map(|(_, all)| all as f64 / calls.len().max(1) as f64),
+            attempts: arrived(samples, begins, ends)
+                .map(|all| all as f64 / calls.iter().filter(during).count().max(1) as f64),
             recovered: Some(
                 calls
                     .iter()
@@ -102,6 +102,13 @@ impl Verdict {
             ),
         }
     }
+}
+
+/// Attempts that reached a server between two times.
+fn arrived(samples: &[Sample], from: Duration, to: Duration) -> Option<u64> {
+    let at = |time| samples.iter().find(|sample| sample.at >= time);
+    let ((_, before), (_, after)) = at(from)?.arrived.zip(at(to)?.arrived)?;
+    Some(after - before)
 }
 
 /// How long from `from` until what those that the fault hits get, by their `share`, `is` so for a while.
@@ -128,4 +135,80 @@ fn first(
         }
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn seconds(seconds: f64) -> Duration {
+        Duration::from_millis((seconds * 1e3) as u64)
+    }
+
+    /// A look each 50 ms at servers that get 1,000 attempts a second; one of ten is hit, and gets `victims(at)` of its
+    /// share.
+    fn looks(victims: impl Fn(f64) -> f64) -> Vec<Sample> {
+        let (mut hit, mut all) = (0.0, 0.0);
+        let look = |step: u32| {
+            let at = f64::from(step) * 0.05;
+            hit += 5.0 * victims(at);
+            all += 50.0;
+            Sample {
+                at: seconds(at),
+                arrived: Some((hit as u64, all as u64)),
+                victim_is_ready: None,
+            }
+        };
+        (0..=1_200).map(look).collect()
+    }
+
+    #[test]
+    fn isolated_is_who_gets_no_more_than_a_tenth_of_its_share_for_a_second() {
+        let samples = looks(|at| {
+            if (12.0..40.0).contains(&at) {
+                0.05
+            } else {
+                1.0
+            }
+        });
+        let isolated = first(&samples, seconds(10.0), seconds(40.0), 0.1, |got| {
+            got < ISOLATED_BELOW
+        });
+        let isolated = isolated.expect("it gets next to nothing").as_secs_f64();
+        assert!((1.9..2.1).contains(&isolated), "{isolated} s, of 2");
+        let restored = first(&samples, seconds(40.0), seconds(60.0), 0.1, |got| {
+            got > RESTORED_ABOVE
+        });
+        let restored = restored.expect("it gets its share").as_secs_f64();
+        assert!(restored < 0.1, "{restored} s: at once");
+    }
+
+    #[test]
+    fn who_always_gets_its_share_was_never_isolated() {
+        let samples = looks(|_| 1.0);
+        let isolated = first(&samples, seconds(10.0), seconds(40.0), 0.1, |got| {
+            got < ISOLATED_BELOW
+        });
+        assert_eq!(isolated, None);
+    }
+
+    #[test]
+    fn attempts_are_those_of_the_time_that_was_asked_for() {
+        let samples = looks(|_| 1.0);
+        let all = arrived(&samples, seconds(10.0), seconds(40.0));
+        assert_eq!(all, Some(30_000), "1,000 a second for 30 s");
+        let beyond = arrived(&samples, seconds(10.0), seconds(90.0));
+        assert_eq!(beyond, None, "nobody looked then");
+    }
+
+    #[test]
+    fn quantiles_are_of_all_calls() {
+        let calls = (0..1_000).map(|call| Ended {
+            due: Duration::ZERO,
+            took: Duration::from_millis(call),
+            end: crate::load::End::Answered,
+        });
+        let of = Quantiles::of(calls);
+        assert_eq!((of.p50, of.p99, of.p999), (500.0, 990.0, 999.0));
+    }
 }
