@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use clap::ValueEnum;
+use evenkeel::BoxError;
 use evenkeel::grpc::{Builder, Channel};
 use evenkeel::policy::{
     Adaptive, C3, LeastRequest, OrcaWeightedRoundRobin, PeakEwma, Prequal, Random, RoundRobin,
 };
-use evenkeel::{BoxError, ConnectivityState};
 use http::{Request, Response};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::transport::{self, Endpoint};
@@ -20,15 +20,13 @@ use tower::load::{CompleteOnResponse, PeakEwmaDiscover};
 use tower::util::BoxCloneService;
 use tower::{Service, ServiceExt};
 
+use crate::connected::{CONNECTED_WITHIN, connected};
 use crate::load::CLIENTS;
 use crate::options::name_of;
 use crate::proto::demo_client::DemoClient;
 
 /// A client, whatever is below it. All pay for the same box.
 pub(crate) type Client = DemoClient<BoxCloneService<Request<Body>, Response<Body>, Status>>;
-
-/// How long connections to the servers may take.
-const CONNECTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// What an unknown server is taken for, and how long answers count: linkerd's settings of tower's peak EWMA.
 const TOWER_RTT: Duration = Duration::from_millis(30);
@@ -106,18 +104,7 @@ impl Arm {
 
 async fn evenkeel(builder: Builder) -> Result<Client, BoxError> {
     let channel = builder.build()?;
-    let ready = async {
-        let is_ready = |report: evenkeel::observe::Report| {
-            let mut states = report.endpoints.iter().map(|endpoint| endpoint.state);
-            report.resolved && states.all(|state| state == ConnectivityState::Ready)
-        };
-        while !is_ready(channel.report()) {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(CONNECTED_WITHIN, ready)
-        .await
-        .map_err(|_| "evenkeel's channel is not connected in time")?;
+    connected(&channel).await?;
     Ok(client(
         channel.map_response(|response| response.map(Body::new)),
     ))

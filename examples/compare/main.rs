@@ -17,6 +17,8 @@
 
 mod arms;
 mod cell;
+#[path = "../../tests/support/connected.rs"]
+pub mod connected;
 mod load;
 mod machine;
 mod options;

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
+use evenkeel::BoxError;
 use evenkeel::grpc::Channel;
 use evenkeel::health::{Ejection, OutlierDetection};
 use evenkeel::retry::{HedgePolicy, RetryPolicy};
-use evenkeel::{BoxError, ConnectivityState};
 use http::{Request, Response};
-use tokio::time::{sleep, timeout};
 use tonic::body::Body;
 use tonic::transport::{self, Endpoint};
 use tonic::{Code, Status};
@@ -16,12 +15,11 @@ use tower::util::BoxCloneService;
 
 use crate::fault::Fault;
 use crate::options::Options;
+use crate::support::connected::connected;
 use crate::support::proto::demo_client::DemoClient;
 
 /// A client, whatever is below it.
 pub(crate) type Client = DemoClient<BoxCloneService<Request<Body>, Response<Body>, Status>>;
-
-const CONNECTED_WITHIN: Duration = Duration::from_secs(20);
 
 /// When a connection that is silent is asked whether it lives, where the fault is one that nobody tells of.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(1));
@@ -123,17 +121,6 @@ async fn evenkeel(
         _ => builder.retry(retry),
     };
     let channel = channel.build()?;
-    let ready = async {
-        let is_ready = |report: evenkeel::observe::Report| {
-            let mut states = report.endpoints.iter().map(|endpoint| endpoint.state);
-            report.resolved && states.all(|state| state == ConnectivityState::Ready)
-        };
-        while !is_ready(channel.report()) {
-            sleep(Duration::from_millis(2)).await;
-        }
-    };
-    timeout(CONNECTED_WITHIN, ready)
-        .await
-        .map_err(|_| "evenkeel's channel is not connected in time")?;
+    connected(&channel).await?;
     Ok(channel)
 }

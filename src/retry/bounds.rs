@@ -6,9 +6,10 @@ use http::{HeaderMap, Response, StatusCode};
 
 use crate::cluster::now;
 use crate::error::Error;
+use crate::retry::attempts::AttemptSettings;
 use crate::retry::codes::Codes;
 use crate::retry::read::{Pushback, code_of_head, pushback};
-use crate::retry::{Budget, BudgetSettings, ErrorKind, ResponseBody, Throttle, ThrottleSettings};
+use crate::retry::{Budget, ErrorKind, ResponseBody, Throttle};
 
 /// Which failures do not end a call, and how many more attempts there may be of all calls together.
 #[derive(Debug, Clone)]
@@ -33,17 +34,14 @@ pub(super) enum Verdict {
 }
 
 impl Bounds {
-    pub(super) fn new(
-        codes: Codes,
-        transport_errors: bool,
-        budget: Option<BudgetSettings>,
-        throttle: Option<ThrottleSettings>,
-    ) -> Result<Self, Error> {
+    pub(super) fn new(settings: &AttemptSettings) -> Result<Self, Error> {
+        let budget = settings.budget.map(Budget::new).transpose()?;
+        let throttle = settings.throttle.map(Throttle::new).transpose()?;
         Ok(Self {
-            codes,
-            transport_errors,
-            budget: budget.map(Budget::new).transpose()?.map(Arc::new),
-            throttle: throttle.map(Throttle::new).transpose()?.map(Arc::new),
+            codes: settings.codes,
+            transport_errors: settings.transport_errors,
+            budget: budget.map(Arc::new),
+            throttle: throttle.map(Arc::new),
         })
     }
 

@@ -16,7 +16,7 @@ use tower_service::Service;
 use crate::error::{BoxError, Error};
 use crate::retry::bounds::Verdict;
 use crate::retry::read::Pushback;
-use crate::retry::repeat::Repeat;
+use crate::retry::repeat::{Repeat, past_deadline};
 use crate::retry::service::Shared;
 use crate::retry::timers::Timer;
 use crate::retry::{ReadError, ResponseBody, RetryBody};
@@ -45,7 +45,6 @@ enum State<F, S> {
 pub(super) struct Call<S, B, E> {
     shared: Arc<Shared<S, E>>,
     repeat: Repeat<B>,
-    attempts: u32,
     /// How often it waited without the server's word on how long.
     backoffs: u32,
     /// Of the attempt, or of the wait for the next.
@@ -74,8 +73,7 @@ impl<F, S, B, E> ResponseFuture<F, S, B, E> {
     /// Whether an earlier attempt went to an endpoint.
     #[cfg(feature = "grpc")]
     pub(crate) fn was_sent(&self) -> bool {
-        (self.call.as_ref())
-            .is_some_and(|call| call.attempts > 1 && !call.repeat.previous.is_empty())
+        (self.call.as_ref()).is_some_and(|call| call.repeat.was_sent())
     }
 
     /// The attempt under way, if there is one.
@@ -154,7 +152,7 @@ where
                         // As the wait for an endpoint that is a part of the attempt itself.
                         Poll::Pending if call.is_late(cx) => {
                             call.timer = None;
-                            call.attempts += 1;
+                            call.repeat.attempts += 1;
                             let Some(delay) = call.again_after_limit() else {
                                 this.state.set(State::Done);
                                 return Poll::Ready(Err(too_late()));
@@ -191,21 +189,15 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Keeps what a later attempt needs, and gives the request of the first.
-    pub(super) fn begin(
-        shared: Arc<Shared<S, E>>,
-        request: Request<B>,
-    ) -> (Self, Request<RetryBody<B>>) {
-        let (repeat, first) = Repeat::begin(request, shared.rules.policy.buffer_limit_bytes);
-        let call = Self {
+    /// Of which the first attempt is about to be made.
+    pub(super) fn new(shared: Arc<Shared<S, E>>, repeat: Repeat<B>) -> Self {
+        Self {
             shared,
             repeat,
-            attempts: 1,
             backoffs: 0,
             timer: None,
             timeless: false,
-        };
-        (call, first)
+        }
     }
 
     /// The request of the next attempt.
@@ -213,9 +205,9 @@ where
         let body = self.repeat.body.next().ok_or_else(gone)?;
         // The wait took longer than it should have.
         let previous = self.repeat.previous.clone();
-        let head = self.repeat.head(self.attempts, previous);
+        let head = self.repeat.head(self.repeat.attempts, previous);
         let head = head.ok_or_else(past_deadline)?;
-        self.attempts += 1;
+        self.repeat.attempts += 1;
         Ok(Request::from_parts(head, body))
     }
 
@@ -244,14 +236,8 @@ where
     where
         E: ReadError<Error>,
     {
-        let bounds = &self.shared.rules.bounds;
-        let verdict = match result {
-            Ok(response) => bounds.judge(response),
-            // No more a server's failure than a malformed request is, which A6 does not count.
-            Err(_) if self.repeat.body.has_failed() => Verdict::Fatal,
-            Err(error) => bounds.judge_error(self.shared.read.read(error)),
-        };
-        match verdict {
+        let shared = &self.shared;
+        match (self.repeat).judge(result, &shared.rules.bounds, &shared.read) {
             Verdict::Failed(Some(Pushback::Never)) => None,
             Verdict::Failed(Some(Pushback::After(delay))) => self.again_after(Some(delay)),
             Verdict::Failed(None) => self.again_after(None),
@@ -269,10 +255,7 @@ where
     /// own word on the delay.
     fn again_after(&mut self, asked: Option<Duration>) -> Option<Delay> {
         let rules = self.shared.rules.clone();
-        if !rules.bounds.allow()
-            || self.attempts >= rules.policy.attempts()
-            || !self.repeat.body.is_whole()
-        {
+        if !rules.bounds.allow() || !self.repeat.may_repeat(rules.policy.attempts.most()) {
             return None;
         }
         let delay = match asked {
@@ -303,11 +286,6 @@ fn too_late<E: From<Error>>() -> E {
     Error::timeout("the attempt took longer than its limit").into()
 }
 
-#[cold]
-fn past_deadline<E: From<Error>>() -> E {
-    Error::timeout("the deadline passed before the next attempt").into()
-}
-
 /// The caller's own body panicked while it was read.
 #[cold]
 fn gone<E: From<Error>>() -> E {
@@ -316,7 +294,7 @@ fn gone<E: From<Error>>() -> E {
 
 impl<F, S, B, E> fmt::Debug for ResponseFuture<F, S, B, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let attempts = self.call.as_ref().map(|call| call.attempts);
+        let attempts = self.call.as_ref().map(|call| call.repeat.attempts);
         f.debug_struct("ResponseFuture")
             .field("attempts", &attempts)
             .finish_non_exhaustive()

@@ -43,6 +43,7 @@
 //! no caller sees a failure. An attempt over its time limit is a failure; one that the caller gave up
 //! is not.
 
+mod attempts;
 mod body;
 mod bounds;
 mod budget;
@@ -54,6 +55,7 @@ mod read;
 mod repeat;
 mod response;
 mod service;
+mod shared;
 mod throttle;
 mod timers;
 

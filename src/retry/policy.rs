@@ -2,11 +2,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::math::Backoff;
+use crate::retry::attempts::AttemptSettings;
 use crate::retry::codes::Codes;
 use crate::retry::{BudgetSettings, ThrottleSettings};
-
-/// The most attempts that a call has, whatever is asked for (gRFC A6).
-pub(super) const MAX_ATTEMPTS: u32 = 5;
 
 /// When and how often a failed call is tried again. Plain settings; [`RetryLayer`](crate::retry::RetryLayer)
 /// and `grpc::Builder::retry` put them to use.
@@ -23,31 +21,21 @@ pub(super) const MAX_ATTEMPTS: u32 = 5;
 /// | throttle | none | gRFC A6 |
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RetryPolicy {
-    pub(super) max_attempts: u32,
-    pub(super) codes: Codes,
-    pub(super) transport_errors: bool,
+    pub(super) attempts: AttemptSettings,
     pub(super) backoff: Backoff,
     pub(super) attempt_timeout: Option<Duration>,
-    pub(super) buffer_limit_bytes: usize,
-    pub(super) budget: Option<BudgetSettings>,
-    pub(super) throttle: Option<ThrottleSettings>,
     pub(super) seed: Option<u64>,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
         Self {
-            max_attempts: 3,
-            codes: Codes::UNAVAILABLE,
-            transport_errors: true,
+            attempts: AttemptSettings::of(3),
             backoff: Backoff::default()
                 .with_base(Duration::from_millis(50))
                 .with_multiplier(2.0)
                 .with_max(Duration::from_secs(1)),
             attempt_timeout: None,
-            buffer_limit_bytes: 256 * 1024,
-            budget: Some(BudgetSettings::default()),
-            throttle: None,
             seed: None,
         }
     }
@@ -58,7 +46,7 @@ impl RetryPolicy {
     /// gRFC A6 has it. Default 3.
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
+        self.attempts.max_attempts = attempts;
         self
     }
 
@@ -69,7 +57,7 @@ impl RetryPolicy {
     /// have done a part.
     #[must_use]
     pub fn with_codes<C: Into<i32>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
-        self.codes = Codes::of(codes);
+        self.attempts.codes = Codes::of(codes);
         self
     }
 
@@ -77,7 +65,7 @@ impl RetryPolicy {
     /// service gave an error that says nothing more; default yes. The server may have acted on it.
     #[must_use]
     pub fn with_transport_errors(mut self, retried: bool) -> Self {
-        self.transport_errors = retried;
+        self.attempts.transport_errors = retried;
         self
     }
 
@@ -103,7 +91,7 @@ impl RetryPolicy {
     /// so do trailers.
     #[must_use]
     pub fn with_buffer_limit_bytes(mut self, bytes: usize) -> Self {
-        self.buffer_limit_bytes = bytes;
+        self.attempts.buffer_limit_bytes = bytes;
         self
     }
 
@@ -111,14 +99,14 @@ impl RetryPolicy {
     /// is no such limit.
     #[must_use]
     pub fn with_budget(mut self, budget: impl Into<Option<BudgetSettings>>) -> Self {
-        self.budget = budget.into();
+        self.attempts.budget = budget.into();
         self
     }
 
     /// gRPC's retry throttle; by default there is none.
     #[must_use]
     pub fn with_throttle(mut self, throttle: impl Into<Option<ThrottleSettings>>) -> Self {
-        self.throttle = throttle.into();
+        self.attempts.throttle = throttle.into();
         self
     }
 
@@ -129,33 +117,18 @@ impl RetryPolicy {
         self
     }
 
-    pub(super) fn attempts(&self) -> u32 {
-        self.max_attempts.min(MAX_ATTEMPTS)
-    }
-
     /// Looks for what cannot be used.
     ///
     /// # Errors
     /// Names the setting.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.max_attempts < 2 {
-            return Err(Error::config(
-                "max_attempts",
-                "fewer than 2 attempts are no retry",
-            ));
-        }
-        self.codes.validate()?;
+        self.attempts
+            .validate("fewer than 2 attempts are no retry")?;
         if let Some(mistake) = self.backoff.mistake_of_few() {
             return Err(Error::config("backoff", mistake));
         }
         if self.attempt_timeout == Some(Duration::ZERO) {
             return Err(Error::config("attempt_timeout", "is zero"));
-        }
-        if let Some(budget) = &self.budget {
-            budget.validate()?;
-        }
-        if let Some(throttle) = &self.throttle {
-            throttle.validate()?;
         }
         Ok(())
     }
@@ -201,7 +174,8 @@ mod tests {
         let of = |attempts| {
             RetryPolicy::default()
                 .with_max_attempts(attempts)
-                .attempts()
+                .attempts
+                .most()
         };
         assert_eq!([of(2), of(5), of(6), of(u32::MAX)], [2, 5, 5, 5]);
     }
@@ -211,11 +185,11 @@ mod tests {
         let policy = RetryPolicy::default();
         let retried = |policy: &RetryPolicy| -> Vec<u32> {
             (0..40)
-                .filter(|&code| policy.codes.contains(code))
+                .filter(|&code| policy.attempts.codes.contains(code))
                 .collect()
         };
         assert_eq!(retried(&policy), [14], "UNAVAILABLE by default");
         assert_eq!(retried(&policy.with_codes([8, 14])), [8, 14]);
-        assert!(!policy.codes.contains(u32::MAX));
+        assert!(!policy.attempts.codes.contains(u32::MAX));
     }
 }

@@ -7,14 +7,13 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::call::NoRetry;
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::retry::bounds::Bounds;
 use crate::retry::future::Call;
-use crate::retry::repeat::PREVIOUS_ATTEMPTS;
-use crate::retry::timers::Timers;
+use crate::retry::repeat::Repeat;
+use crate::retry::shared;
 use crate::retry::{ByError, ReadError, ResponseBody, ResponseFuture, RetryBody, RetryPolicy};
 
 /// Puts a [`Retry`] around services. All services of one layer share its budget and its throttle.
@@ -57,12 +56,7 @@ impl<S: Clone, E: Clone> Layer<S> for RetryLayer<E> {
 
     fn layer(&self, inner: S) -> Retry<S, E> {
         Retry {
-            shared: Arc::new(Shared {
-                again: inner.clone(),
-                read: self.read.clone(),
-                rules: self.rules.clone(),
-                timers: Timers::here(),
-            }),
+            shared: Shared::of(&inner, &self.read, &self.rules),
             inner,
         }
     }
@@ -82,12 +76,7 @@ impl Rules {
         policy.validate()?;
         Ok(Self {
             policy,
-            bounds: Arc::new(Bounds::new(
-                policy.codes,
-                policy.transport_errors,
-                policy.budget,
-                policy.throttle,
-            )?),
+            bounds: Arc::new(Bounds::new(&policy.attempts)?),
             seed: policy.seed.unwrap_or_else(|| fastrand::u64(..)),
             streams: AtomicU64::new(0),
         })
@@ -99,14 +88,7 @@ impl Rules {
     }
 }
 
-/// What all handles of one service share.
-pub(super) struct Shared<S, E> {
-    /// The service that later attempts are cloned from.
-    pub(super) again: S,
-    pub(super) read: E,
-    pub(super) rules: Arc<Rules>,
-    pub(super) timers: Timers,
-}
+pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 
 /// Tries failed calls again; see the [module](crate::retry) for the rules. Made by [`RetryLayer`].
 ///
@@ -244,18 +226,15 @@ where
 #[cfg(feature = "grpc")]
 impl<S, E> Retry<S, E> {
     /// The call, by another policy.
-    pub(crate) fn call_by<B, R>(
+    pub(crate) fn call_by<B>(
         &mut self,
         policy: &OtherPolicy<S, E>,
         request: Request<B>,
     ) -> ResponseFuture<S::Future, S, B, E>
     where
-        S: Service<Request<RetryBody<B>>, Response = Response<R>> + Clone,
-        S::Error: From<Error>,
-        E: ReadError<S::Error>,
+        S: Service<Request<RetryBody<B>>>,
         B: Body + Unpin,
         B::Error: Into<BoxError>,
-        R: Body,
     {
         begin(&mut self.inner, &policy.0, request)
     }
@@ -264,20 +243,15 @@ impl<S, E> Retry<S, E> {
 fn begin<S, E, B>(
     inner: &mut S,
     shared: &Arc<Shared<S, E>>,
-    mut request: Request<B>,
+    request: Request<B>,
 ) -> ResponseFuture<S::Future, S, B, E>
 where
     S: Service<Request<RetryBody<B>>>,
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    // Said of another call, which this one is made for.
-    request.headers_mut().remove(PREVIOUS_ATTEMPTS);
-    if request.extensions().get::<NoRetry>().is_some() {
-        let attempt = inner.call(request.map(RetryBody::once));
-        return ResponseFuture::new(attempt, None);
-    }
-    shared.rules.bounds.begun();
-    let (call, request) = Call::begin(shared.clone(), request);
-    ResponseFuture::new(inner.call(request), Some(call))
+    let rules = &shared.rules;
+    let (repeat, request) = Repeat::begin(request, &rules.policy.attempts, &rules.bounds);
+    let call = repeat.map(|repeat| Call::new(shared.clone(), repeat));
+    ResponseFuture::new(inner.call(request), call)
 }

@@ -100,6 +100,30 @@ fn well() -> Said<Verdict> {
     Ok(Verdict::Serving)
 }
 
+/// A balancer over one server, `a`, which is connected and has said that it serves.
+async fn one_that_serves() -> (World, Words<Verdict>, Balanced) {
+    let (world, checks) = (World::new(), Words::new());
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .health_check(checks.clone())
+        .build()
+        .unwrap();
+    settle().await;
+    checks.say("a", well());
+    connected(&balance, 1).await;
+    (world, checks, balance)
+}
+
+/// Waits until `a` is checked for the second time.
+async fn begun_anew(checks: &Words<Verdict>, rule: &str) {
+    within(rule, async {
+        while checks.begun("a") < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn calls_wait_for_the_first_verdict_and_go_to_who_serves() {
     let world = World::new();
@@ -156,16 +180,7 @@ async fn calls_wait_for_the_first_verdict_and_go_to_who_serves() {
 
 #[tokio::test(start_paused = true)]
 async fn calls_under_way_on_one_that_stops_serving_go_on() {
-    let world = World::new();
-    let checks = Words::new();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .health_check(checks.clone())
-        .build()
-        .unwrap();
-    settle().await;
-    checks.say("a", well());
-    connected(&balance, 1).await;
+    let (world, checks, balance) = one_that_serves().await;
     let server = world.server("a");
     server.set_answer(Answer::Hang);
     let call = tokio::spawn(balance.clone().oneshot(ask("x")));
@@ -181,16 +196,7 @@ async fn calls_under_way_on_one_that_stops_serving_go_on() {
 
 #[tokio::test(start_paused = true)]
 async fn a_call_that_waits_sees_one_again_that_was_ill_and_is_well() {
-    let world = World::new();
-    let checks = Words::new();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .health_check(checks.clone())
-        .build()
-        .unwrap();
-    settle().await;
-    checks.say("a", well());
-    connected(&balance, 1).await;
+    let (world, checks, balance) = one_that_serves().await;
     let server = world.server("a");
     server.set_readiness(Readiness::Queue);
     let call = tokio::spawn(balance.clone().oneshot(ask_and_wait("x")));
@@ -207,26 +213,12 @@ async fn a_call_that_waits_sees_one_again_that_was_ill_and_is_well() {
 
 #[tokio::test(start_paused = true)]
 async fn a_check_that_ends_is_not_serving_and_is_begun_anew() {
-    let world = World::new();
-    let checks = Words::new();
-    let balance = builder!(world)
-        .endpoints(["a"])
-        .health_check(checks.clone())
-        .build()
-        .unwrap();
-    settle().await;
-    checks.say("a", well());
-    connected(&balance, 1).await;
+    let (_world, checks, balance) = one_that_serves().await;
     checks.say("a", Err(WatchError::Ended("reset".into())));
     settle().await;
     let report = endpoint(&balance, "a");
     assert_eq!(report.unhealthy.as_deref(), Some("reset"), "{report}");
-    within("it is begun anew", async {
-        while checks.begun("a") < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
+    begun_anew(&checks, "it is begun anew").await;
     checks.say("a", well());
     connected(&balance, 1).await;
     checks.say("a", Err(WatchError::Unsupported));
@@ -312,7 +304,7 @@ async fn a_check_ends_with_its_connection_its_endpoint_and_the_last_handle() {
     }
     connected(&balance, 2).await;
     world.server("a").connection().draining();
-    connected_again(&checks, "a").await;
+    begun_anew(&checks, "its next connection is checked").await;
     assert_eq!(
         endpoint(&balance, "a").state,
         ConnectivityState::Connecting,
@@ -327,15 +319,6 @@ async fn a_check_ends_with_its_connection_its_endpoint_and_the_last_handle() {
     drop(balance);
     settle().await;
     assert!(!checks.is_open("a"), "nobody is left");
-}
-
-async fn connected_again(checks: &Words<Verdict>, id: &str) {
-    within("its next connection is checked", async {
-        while checks.begun(id) < 2 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    })
-    .await;
 }
 
 #[tokio::test(start_paused = true)]

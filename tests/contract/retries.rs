@@ -8,7 +8,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use evenkeel::balance::{Http, Reclaiming};
 use evenkeel::call::{PreviousEndpoints, Reclaim};
-use evenkeel::connection::connector_fn;
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
 use evenkeel::outcome::ByStatusCode;
@@ -16,12 +15,12 @@ use evenkeel::policy::{
     Adaptive, LeastRequest, PeakEwma, PickFirst, Policy, Random, RingHash, RoundRobin,
 };
 use evenkeel::retry::{BudgetSettings, RetryBody, RetryLayer, RetryPolicy};
-use evenkeel::{Balance, Endpoint, Error};
+use evenkeel::{Balance, Error};
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use tower::{Layer, Service, ServiceExt, service_fn};
+use tower::{Layer, Service, ServiceExt};
 
-use crate::world::{at_the_first_failure, connected, endpoint, settle, until, within};
+use crate::world::{at_the_first_failure, connected, endpoint, serving, settle, until, within};
 
 type Body = Full<Bytes>;
 
@@ -112,14 +111,11 @@ impl Servers {
 macro_rules! retrying {
     ($servers:expr, $names:expr, $policy:expr, $ejection:expr, $retry:expr) => {{
         let servers: Servers = $servers.clone();
-        let connector = connector_fn(move |endpoint: &Endpoint, _| {
-            let (servers, name) = (servers.clone(), endpoint.address().to_owned());
-            let service = service_fn(move |request| servers.clone().serve(name.clone(), request));
-            async move { Ok::<_, std::convert::Infallible>(service) }
-        });
         let balance = Balance::builder()
             .endpoints($names)
-            .connector(connector)
+            .connector(serving(move |name, request| {
+                servers.clone().serve(name, request)
+            }))
             .track(Reclaiming(Http::new(ByStatusCode)))
             .policy($policy)
             .ejection($ejection)

@@ -2,6 +2,7 @@
 //! reached it.
 
 use std::collections::{HashMap, VecDeque};
+use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use evenkeel::balance::{Plain, Reclaiming};
 use evenkeel::call::{Reclaim, RequestInfo};
-use evenkeel::connection::{ConnectionEvents, Connector};
+use evenkeel::connection::{ConnectionEvents, Connector, connector_fn};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
 use evenkeel::observe::{EndpointReport, Report};
@@ -21,7 +22,8 @@ use evenkeel::policy::Policy;
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint};
 use tokio::sync::watch;
 use tokio::time::Instant;
-use tower::Service;
+use tower::util::ServiceFn;
+use tower::{Service, service_fn};
 
 /// A call of these tests. `wait` is wait-for-ready.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -398,6 +400,24 @@ macro_rules! builder {
             .backoff($crate::world::backoff())
             .seed(7)
     };
+}
+
+/// Connects each endpoint to `serve`, which gets the endpoint's address with each request.
+pub(crate) fn serving<Req, R, E, F, Fut>(
+    serve: F,
+) -> impl Connector<
+    Service = ServiceFn<impl FnMut(Req) -> Fut + Clone + Send + Sync + 'static>,
+    Error = Infallible,
+>
+where
+    F: Fn(String, Req) -> Fut + Clone + Send + Sync + 'static,
+    Fut: Future<Output = Result<R, E>>,
+{
+    connector_fn(move |endpoint: &Endpoint, _| {
+        let (serve, address) = (serve.clone(), endpoint.address().to_owned());
+        let service = service_fn(move |request| serve(address.clone(), request));
+        async move { Ok::<_, Infallible>(service) }
+    })
 }
 
 /// Ejects any endpoint at its first failure, and lets no panic spare it.

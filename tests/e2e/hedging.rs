@@ -8,10 +8,10 @@ use evenkeel::grpc::{Builder, Channel};
 use evenkeel::health::Ejection;
 use evenkeel::policy::RoundRobin;
 use evenkeel::retry::{HedgePolicy, RetryPolicy};
-use futures::channel::mpsc;
 use tokio::time::Instant;
 use tonic::{Code, Request};
 
+use crate::attempts::{Calls, Streaming, answered_by_good, ends_at_its_deadline, in_turn};
 use crate::ready;
 use crate::support::proto::{EchoRequest, demo_client::DemoClient};
 use crate::support::{Behaviour, Method, TestServer, eventually, pipes_to, within};
@@ -26,13 +26,8 @@ fn policy(attempts: u32) -> HedgePolicy {
         .with_budget(None)
 }
 
-/// A channel that takes its endpoints in turn and ejects none.
 fn builder(servers: &[TestServer], hedge: HedgePolicy) -> Builder {
-    Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .ejection(Ejection::off())
-        .hedge(hedge)
+    in_turn(servers).hedge(hedge)
 }
 
 /// One of five never answers.
@@ -114,29 +109,14 @@ async fn a_streaming_request_goes_to_two_servers_at_once() {
     ];
     let channel = builder(&servers, policy(2)).build().unwrap();
     ready(&channel).await;
-    let mut client = DemoClient::new(channel.clone());
-    let message = |text: &str| EchoRequest {
-        message: text.into(),
-        ..EchoRequest::default()
-    };
-    let (sender, requests) = mpsc::unbounded();
-    sender.unbounded_send(message("a")).unwrap();
-    let call = tokio::spawn(async move { client.client_stream(requests).await });
+    let call = Streaming::begin(&channel);
     eventually("both servers have the call", || {
         let under_way = |server: &TestServer| server.calls(Method::ClientStream).in_flight();
         servers.iter().all(|server| under_way(server) == 1)
     })
     .await;
-    for text in ["b", "c"] {
-        sender.unbounded_send(message(text)).unwrap();
-    }
-    drop(sender);
-    let reply = within("a call", call).await.unwrap().unwrap().into_inner();
-    assert_eq!(
-        (reply.message.as_str(), reply.count),
-        ("c", 3),
-        "what was sent before the hedge and what came after it"
-    );
+    call.end("what was sent before the hedge and what came after it")
+        .await;
     eventually("nothing is under way", || in_flight(&channel) == 0).await;
     for server in &servers {
         eventually("each has ended, or was cancelled", || {
@@ -155,14 +135,11 @@ async fn a_server_that_fails_is_no_reason_to_wait() {
     let patient = policy(2).with_delay(Duration::from_secs(3_600));
     let channel = builder(&servers, patient).build().unwrap();
     ready(&channel).await;
-    let mut client = DemoClient::new(channel.clone());
-    for _ in 0..10 {
-        let reply = within("a call", client.echo(EchoRequest::default())).await;
-        assert_eq!(reply.unwrap().into_inner().server, "good");
-    }
+    answered_by_good(&channel, 10).await;
     assert!(servers[0].total().started > 0, "it had its turn");
 
     servers[0].set(Behaviour::failing(Code::InvalidArgument));
+    let mut client = DemoClient::new(channel.clone());
     let mut failed = 0;
     for _ in 0..10 {
         let reply = within("a call", client.echo(EchoRequest::default())).await;
@@ -179,21 +156,13 @@ async fn a_lost_connection_ends_no_call_that_has_another_attempt() {
     ];
     let channel = builder(&servers, policy(2)).build().unwrap();
     ready(&channel).await;
-    let calls: Vec<_> = (0..4)
-        .map(|_| {
-            let mut client = DemoClient::new(channel.clone());
-            tokio::spawn(async move { client.echo(EchoRequest::default()).await })
-        })
-        .collect();
+    let calls = Calls::begin(&channel, 4);
     eventually("the silent one has some of them", || {
         servers[0].total().started >= 2
     })
     .await;
     servers[0].kill().await;
-    for call in calls {
-        let reply = within("a call", call).await.unwrap();
-        assert_eq!(reply.unwrap().into_inner().server, "good");
-    }
+    calls.answered_by_good().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -209,17 +178,7 @@ async fn the_callers_deadline_holds_for_all_attempts_together() {
         .unwrap();
     ready(&channel).await;
     let limit = Duration::from_millis(500);
-    let mut client = DemoClient::new(channel.clone());
-    let began = Instant::now();
-    let mut request = Request::new(EchoRequest::default());
-    request.set_timeout(limit);
-    let status = within("a call", client.echo(request)).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    let took = began.elapsed();
-    assert!(
-        (limit..limit + Duration::from_millis(50)).contains(&took),
-        "neither sooner nor later: {took:?}"
-    );
+    ends_at_its_deadline(&channel, limit).await;
     eventually("both attempts are cancelled", || {
         server.total().cancelled == 2
     })
@@ -229,6 +188,7 @@ async fn the_callers_deadline_holds_for_all_attempts_together() {
         .sum();
     assert_eq!(failures, 1, "the first had its time, the hedge had 50 ms");
 
+    let mut client = DemoClient::new(channel.clone());
     let mut once = Request::new(EchoRequest::default());
     once.set_timeout(limit * 4);
     once.extensions_mut().insert(NoRetry);

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 pub mod support;
 
+pub mod attempts;
 pub mod mirror;
 pub mod proxy;
 

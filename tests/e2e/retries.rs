@@ -7,15 +7,14 @@ use evenkeel::call::{NoRetry, WaitForReady};
 use evenkeel::grpc::{Builder, Channel};
 use evenkeel::health::Ejection;
 use evenkeel::math::Backoff;
-use evenkeel::policy::RoundRobin;
 use evenkeel::retry::{BudgetSettings, RetryPolicy, ThrottleSettings};
-use futures::channel::mpsc;
 use http::{HeaderValue, Response};
 use tokio::time::Instant;
 use tonic::service::Routes;
 use tonic::{Code, Request};
 use tower::util::MapResponseLayer;
 
+use crate::attempts::{Calls, Streaming, answered_by_good, ends_at_its_deadline, in_turn};
 use crate::mirror::{FAIL, Mirror};
 use crate::support::proto::{EchoRequest, demo_client::DemoClient};
 use crate::support::{Behaviour, Method, TestServer, eventually, pipes_to, within};
@@ -29,13 +28,8 @@ fn policy(attempts: u32) -> RetryPolicy {
         .with_budget(None)
 }
 
-/// A channel that takes its endpoints in turn and ejects none.
 fn builder(servers: &[TestServer], retry: RetryPolicy) -> Builder {
-    Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .ejection(Ejection::off())
-        .retry(retry)
+    in_turn(servers).retry(retry)
 }
 
 /// Two of five fail every call at once.
@@ -90,30 +84,15 @@ async fn a_streaming_request_is_sent_again_from_its_beginning() {
     ];
     let channel = builder(&servers, policy(2)).build().unwrap();
     ready(&channel).await;
-    let message = |text: &str| EchoRequest {
-        message: text.into(),
-        ..EchoRequest::default()
-    };
     for _ in 0..10 {
-        let mut client = DemoClient::new(channel.clone());
-        let (sender, requests) = mpsc::unbounded();
-        sender.unbounded_send(message("a")).unwrap();
-        let call = tokio::spawn(async move { client.client_stream(requests).await });
+        let call = Streaming::begin(&channel);
         eventually(
             "the good one has the call, by the first or second attempt",
             || servers[1].calls(Method::ClientStream).in_flight() == 1,
         )
         .await;
-        for text in ["b", "c"] {
-            sender.unbounded_send(message(text)).unwrap();
-        }
-        drop(sender);
-        let reply = within("a call", call).await.unwrap().unwrap().into_inner();
-        assert_eq!(
-            (reply.message.as_str(), reply.count),
-            ("c", 3),
-            "what was sent before the failure and what came after it"
-        );
+        call.end("what was sent before the failure and what came after it")
+            .await;
         eventually("it has ended", || {
             servers[1].calls(Method::ClientStream).in_flight() == 0
         })
@@ -218,17 +197,7 @@ async fn the_callers_deadline_holds_for_all_attempts_together() {
         policy(5).with_attempt_timeout(Duration::from_millis(200)),
     );
     ready(&channel).await;
-    let mut client = DemoClient::new(channel.clone());
-    let began = Instant::now();
-    let mut request = Request::new(EchoRequest::default());
-    request.set_timeout(limit);
-    let status = within("a call", client.echo(request)).await.unwrap_err();
-    assert_eq!(status.code(), Code::DeadlineExceeded, "{status:?}");
-    let took = began.elapsed();
-    assert!(
-        (limit..limit + Duration::from_millis(50)).contains(&took),
-        "neither sooner nor later: {took:?}"
-    );
+    ends_at_its_deadline(&channel, limit).await;
     assert_eq!(server.total().started, 3, "200, 200 and what was left");
     eventually("all are cancelled", || server.total().cancelled == 3).await;
     let report = only(&channel);
@@ -293,11 +262,7 @@ async fn an_attempt_over_its_time_is_tried_elsewhere() {
     let limited = policy(5).with_attempt_timeout(Duration::from_millis(300));
     let channel = builder(&servers, limited).build().unwrap();
     ready(&channel).await;
-    let mut client = DemoClient::new(channel.clone());
-    for _ in 0..4 {
-        let reply = within("a call", client.echo(EchoRequest::default())).await;
-        assert_eq!(reply.unwrap().into_inner().server, "good");
-    }
+    answered_by_good(&channel, 4).await;
     let stuck = servers[0].total();
     assert!(stuck.started > 0, "some calls went there first");
     eventually("they were cancelled there", || {
@@ -318,21 +283,13 @@ async fn a_lost_connection_is_tried_elsewhere() {
     ];
     let channel = builder(&servers, policy(2)).build().unwrap();
     ready(&channel).await;
-    let calls: Vec<_> = (0..10)
-        .map(|_| {
-            let mut client = DemoClient::new(channel.clone());
-            tokio::spawn(async move { client.echo(EchoRequest::default()).await })
-        })
-        .collect();
+    let calls = Calls::begin(&channel, 10);
     eventually("half of the calls are stuck", || {
         servers[0].total().started == 5 && servers[1].total().finished == 5
     })
     .await;
     servers[0].kill().await;
-    for call in calls {
-        let reply = within("a call", call).await.unwrap();
-        assert_eq!(reply.unwrap().into_inner().server, "good");
-    }
+    calls.answered_by_good().await;
 }
 
 #[tokio::test]

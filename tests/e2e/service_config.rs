@@ -34,6 +34,14 @@ fn channel(servers: &[TestServer], config: &Value) -> Channel {
         .unwrap_or_else(|error| panic!("{config}: {error}"))
 }
 
+/// A channel whose calls find all servers, however many calls those fail.
+fn without_ejection(servers: &[TestServer], config: &Value) -> Channel {
+    builder(servers, config)
+        .ejection(Ejection::off())
+        .build()
+        .unwrap()
+}
+
 fn servers<const N: usize>(names: [&str; N]) -> [TestServer; N] {
     names.map(|name| TestServer::start(name, Behaviour::prompt()))
 }
@@ -201,12 +209,7 @@ async fn calls_of_one_method_are_hedged_and_those_of_others_are_not() {
             {"name": [{"service": DEMO, "method": "Echo"}], "hedgingPolicy": hedging},
         ],
     });
-    let channel = Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .ejection(Ejection::off())
-        .service_config(config.to_string())
-        .build()
-        .unwrap();
+    let channel = without_ejection(&servers, &config);
     ready(&channel).await;
     for _ in 0..10 {
         within("the other one answers", echo(&channel))
@@ -226,16 +229,12 @@ async fn calls_of_one_method_are_hedged_and_those_of_others_are_not() {
 
 #[tokio::test]
 async fn each_method_has_its_own_codes_and_a_service_those_of_its_others() {
-    let [server] = &servers(["a"]);
+    let servers = servers(["a"]);
+    let [server] = &servers;
     let mut others = retried("", &["RESOURCE_EXHAUSTED"]);
     others["retryPolicy"]["maxAttempts"] = json!(2);
     let config = json!({"methodConfig": [others, retried("Echo", &["aborted"])]});
-    let channel = Channel::builder()
-        .endpoints([server.uri()])
-        .ejection(Ejection::off())
-        .service_config(config.to_string())
-        .build()
-        .unwrap();
+    let channel = without_ejection(&servers, &config);
     for (code, echoes, streams) in [
         (Code::Aborted, 5, 1),
         (Code::ResourceExhausted, 1, 2),
@@ -254,18 +253,14 @@ async fn each_method_has_its_own_codes_and_a_service_those_of_its_others() {
 
 #[tokio::test]
 async fn all_methods_share_the_throttle() {
-    let [server] = &servers(["a"]);
+    let servers = servers(["a"]);
+    let [server] = &servers;
     server.set(Behaviour::failing(Code::Unavailable));
     let config = json!({
         "methodConfig": [retried("Echo", &["UNAVAILABLE"]), retried("ServerStream", &["UNAVAILABLE"])],
         "retryThrottling": {"maxTokens": 6, "tokenRatio": 1}
     });
-    let channel = Channel::builder()
-        .endpoints([server.uri()])
-        .ejection(Ejection::off())
-        .service_config(config.to_string())
-        .build()
-        .unwrap();
+    let channel = without_ejection(&servers, &config);
     echo(&channel).await.expect_err("it fails");
     let echoes = server.calls(Method::Echo).started;
     assert_eq!(

@@ -13,6 +13,8 @@
 
 pub mod asked;
 pub mod behaviour;
+#[cfg(feature = "grpc")]
+pub mod connected;
 pub mod counts;
 mod instance;
 pub mod pipes;

@@ -4,24 +4,23 @@ use std::future::Future;
 use std::sync::Arc;
 use std::task::Context;
 
-use http::{Request, Response};
+use http::Response;
 use http_body::Body;
 use tokio::time::Instant;
 
 use crate::cluster::now;
 use crate::error::BoxError;
 use crate::math::Moment;
+use crate::retry::ReadError;
 use crate::retry::bounds::Verdict;
 use crate::retry::hedge::service::Shared;
 use crate::retry::read::Pushback;
 use crate::retry::repeat::Repeat;
 use crate::retry::timers::Timer;
-use crate::retry::{ReadError, RetryBody};
 
 pub(super) struct Call<S, B, E> {
     pub(super) shared: Arc<Shared<S, E>>,
     pub(super) repeat: Repeat<B>,
-    pub(super) attempts: u32,
     begun: Moment,
     /// When the last attempt was made.
     last: Instant,
@@ -59,24 +58,18 @@ where
     B: Body + Unpin,
     B::Error: Into<BoxError>,
 {
-    /// Keeps what a later attempt needs, and gives the request of the first.
-    pub(super) fn begin(
-        shared: Arc<Shared<S, E>>,
-        request: Request<B>,
-    ) -> (Self, Request<RetryBody<B>>) {
-        let (repeat, first) = Repeat::begin(request, shared.rules.policy.buffer_limit_bytes);
-        let call = Self {
+    /// Of which the first attempt is about to be made.
+    pub(super) fn new(shared: Arc<Shared<S, E>>, repeat: Repeat<B>) -> Self {
+        Self {
             shared,
             repeat,
-            attempts: 1,
             begun: now(),
             last: Instant::now(),
             next: Next::Delayed(None),
             reserved: false,
             nowhere: false,
             done: false,
-        };
-        (call, first)
+        }
     }
 
     /// What this end of an attempt means.
@@ -84,13 +77,9 @@ where
     where
         E: ReadError<Error>,
     {
-        let bounds = &self.shared.rules.bounds;
-        match result {
-            Ok(response) => bounds.judge(response),
-            // No other server would get it, and none is at fault.
-            Err(_) if self.repeat.body.has_failed() => Verdict::Fatal,
-            Err(error) => bounds.judge_error(self.shared.read.read(error)),
-        }
+        let shared = &self.shared;
+        self.repeat
+            .judge(result, &shared.rules.bounds, &shared.read)
     }
 
     /// An attempt has failed in a way that does not end the call.
@@ -111,7 +100,7 @@ where
     pub(super) fn not_sent(&mut self, beside: bool) {
         if beside {
             self.nowhere = true;
-            self.attempts -= 1;
+            self.repeat.attempts -= 1;
         }
     }
 
@@ -131,7 +120,8 @@ where
     }
 
     fn may_repeat(&self) -> bool {
-        self.attempts < self.shared.rules.policy.attempts() && self.repeat.body.is_whole()
+        let most = self.shared.rules.policy.attempts.most();
+        self.repeat.may_repeat(most)
     }
 
     /// Whether the call may have another attempt now. If so, it is taken out of the budget.

@@ -17,6 +17,7 @@ use crate::retry::body::ReaderId;
 use crate::retry::bounds::Verdict;
 use crate::retry::hedge::attempt::Attempt;
 use crate::retry::hedge::call::{Call, Due};
+use crate::retry::repeat::past_deadline;
 use crate::retry::{ReadError, ResponseBody, RetryBody};
 
 /// The response to come; see [`Hedge`](crate::retry::Hedge). Dropping it cancels all attempts.
@@ -51,8 +52,7 @@ impl<F, S, B, E> HedgeFuture<F, S, B, E> {
     /// Whether an attempt went to an endpoint beside or before those that are under way.
     #[cfg(feature = "grpc")]
     pub(crate) fn was_sent(&self) -> bool {
-        (self.call.as_ref())
-            .is_some_and(|call| call.attempts > 1 && !call.repeat.previous.is_empty())
+        (self.call.as_ref()).is_some_and(|call| call.repeat.was_sent())
     }
 
     /// Ends by `end` the attempts that have had their time, of which the oldest is one in any case. What `end`
@@ -147,9 +147,9 @@ where
                 Due::Attempt => match call.repeat.body.beside() {
                     Some(body) => {
                         let service = call.shared.again.clone();
-                        let attempt = Attempt::new(service, body, call.attempts, beside);
+                        let attempt = Attempt::new(service, body, call.repeat.attempts, beside);
                         this.others.push(Box::pin(attempt));
-                        call.attempts += 1;
+                        call.repeat.attempts += 1;
                     }
                     // Outgrown at this moment.
                     None => call.stop(),
@@ -213,11 +213,6 @@ where
     }
 }
 
-#[cold]
-fn past_deadline() -> Error {
-    Error::timeout("the deadline passed before the next attempt")
-}
-
 /// The attempt that alone could send the rest of the request had failed by then.
 #[cold]
 fn gone() -> Error {
@@ -226,7 +221,7 @@ fn gone() -> Error {
 
 impl<F, S, B, E> fmt::Debug for HedgeFuture<F, S, B, E> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let attempts = self.call.as_ref().map(|call| call.attempts);
+        let attempts = self.call.as_ref().map(|call| call.repeat.attempts);
         f.debug_struct("HedgeFuture")
             .field("attempts", &attempts)
             .finish_non_exhaustive()

@@ -1,8 +1,8 @@
 use std::time::Duration;
 
 use crate::error::Error;
+use crate::retry::attempts::AttemptSettings;
 use crate::retry::codes::Codes;
-use crate::retry::policy::MAX_ATTEMPTS;
 use crate::retry::{BudgetSettings, ThrottleSettings};
 
 /// When a call is made a second time though the first has not failed, and how often. Plain settings;
@@ -23,15 +23,10 @@ use crate::retry::{BudgetSettings, ThrottleSettings};
 /// Only calls that a server may do twice are to be hedged: with hedging it does.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct HedgePolicy {
-    pub(super) max_attempts: u32,
+    pub(super) attempts: AttemptSettings,
     pub(super) delay: Delay,
     pub(super) initial_delay: Duration,
     pub(super) min_delay: Duration,
-    pub(super) codes: Codes,
-    pub(super) transport_errors: bool,
-    pub(super) buffer_limit_bytes: usize,
-    pub(super) budget: Option<BudgetSettings>,
-    pub(super) throttle: Option<ThrottleSettings>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -43,15 +38,10 @@ pub(super) enum Delay {
 impl Default for HedgePolicy {
     fn default() -> Self {
         Self {
-            max_attempts: 2,
+            attempts: AttemptSettings::of(2),
             delay: Delay::Quantile(0.95),
             initial_delay: Duration::from_millis(100),
             min_delay: Duration::from_millis(1),
-            codes: Codes::UNAVAILABLE,
-            transport_errors: true,
-            buffer_limit_bytes: 256 * 1024,
-            budget: Some(BudgetSettings::default()),
-            throttle: None,
         }
     }
 }
@@ -61,7 +51,7 @@ impl HedgePolicy {
     /// gRFC A6 has it. Default 2.
     #[must_use]
     pub fn with_max_attempts(mut self, attempts: u32) -> Self {
-        self.max_attempts = attempts;
+        self.attempts.max_attempts = attempts;
         self
     }
 
@@ -105,7 +95,7 @@ impl HedgePolicy {
     /// attempt is sent at once. Default `UNAVAILABLE` (14). gRFC A6's `nonFatalStatusCodes`.
     #[must_use]
     pub fn with_codes<C: Into<i32>>(mut self, codes: impl IntoIterator<Item = C>) -> Self {
-        self.codes = Codes::of(codes);
+        self.attempts.codes = Codes::of(codes);
         self
     }
 
@@ -113,7 +103,7 @@ impl HedgePolicy {
     /// says nothing more; default yes.
     #[must_use]
     pub fn with_transport_errors(mut self, go_on: bool) -> Self {
-        self.transport_errors = go_on;
+        self.attempts.transport_errors = go_on;
         self
     }
 
@@ -122,7 +112,7 @@ impl HedgePolicy {
     /// comes on top, and so do trailers.
     #[must_use]
     pub fn with_buffer_limit_bytes(mut self, bytes: usize) -> Self {
-        self.buffer_limit_bytes = bytes;
+        self.attempts.buffer_limit_bytes = bytes;
         self
     }
 
@@ -130,19 +120,15 @@ impl HedgePolicy {
     /// such limit. One that finds no other endpoint has had its part all the same.
     #[must_use]
     pub fn with_budget(mut self, budget: impl Into<Option<BudgetSettings>>) -> Self {
-        self.budget = budget.into();
+        self.attempts.budget = budget.into();
         self
     }
 
     /// gRPC's throttle, for hedges as for retries; by default there is none.
     #[must_use]
     pub fn with_throttle(mut self, throttle: impl Into<Option<ThrottleSettings>>) -> Self {
-        self.throttle = throttle.into();
+        self.attempts.throttle = throttle.into();
         self
-    }
-
-    pub(super) fn attempts(&self) -> u32 {
-        self.max_attempts.min(MAX_ATTEMPTS)
     }
 
     /// Looks for what cannot be used.
@@ -150,23 +136,12 @@ impl HedgePolicy {
     /// # Errors
     /// Names the setting.
     pub fn validate(&self) -> Result<(), Error> {
-        if self.max_attempts < 2 {
-            return Err(Error::config(
-                "max_attempts",
-                "fewer than 2 attempts are no hedging",
-            ));
-        }
+        self.attempts
+            .validate("fewer than 2 attempts are no hedging")?;
         if let Delay::Quantile(quantile) = self.delay
             && !(quantile > 0.0 && quantile < 1.0)
         {
             return Err(Error::config("quantile", "is not between 0 and 1"));
-        }
-        self.codes.validate()?;
-        if let Some(budget) = &self.budget {
-            budget.validate()?;
-        }
-        if let Some(throttle) = &self.throttle {
-            throttle.validate()?;
         }
         Ok(())
     }
@@ -212,7 +187,7 @@ mod tests {
     fn more_than_five_attempts_are_five() {
         let of = |attempts| {
             let policy = HedgePolicy::default().with_max_attempts(attempts);
-            policy.attempts()
+            policy.attempts.most()
         };
         assert_eq!([of(2), of(5), of(6), of(u32::MAX)], [2, 5, 5, 5]);
     }

@@ -8,7 +8,6 @@ use http_body::Body;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::call::NoRetry;
 use crate::cluster::now;
 use crate::error::{BoxError, Error};
 use crate::math::{Moment, RunningQuantile};
@@ -16,8 +15,8 @@ use crate::retry::bounds::Bounds;
 use crate::retry::hedge::HedgeFuture;
 use crate::retry::hedge::call::Call;
 use crate::retry::hedge::policy::{Delay, HedgePolicy};
-use crate::retry::repeat::PREVIOUS_ATTEMPTS;
-use crate::retry::timers::Timers;
+use crate::retry::repeat::Repeat;
+use crate::retry::shared;
 use crate::retry::{ByError, ReadError, ResponseBody, RetryBody, RetryLayer};
 
 /// Puts a [`Hedge`] around services. All services of one layer share its budget, its throttle and what it
@@ -80,12 +79,7 @@ impl<S: Clone, E: Clone> Layer<S> for HedgeLayer<E> {
 
     fn layer(&self, inner: S) -> Hedge<S, E> {
         Hedge {
-            shared: Arc::new(Shared {
-                again: inner.clone(),
-                read: self.read.clone(),
-                rules: self.rules.clone(),
-                timers: Timers::here(),
-            }),
+            shared: Shared::of(&inner, &self.read, &self.rules),
             inner,
         }
     }
@@ -103,13 +97,7 @@ pub(super) struct Rules {
 impl Rules {
     pub(super) fn new(policy: HedgePolicy) -> Result<Self, Error> {
         policy.validate()?;
-        let bounds = Bounds::new(
-            policy.codes,
-            policy.transport_errors,
-            policy.budget,
-            policy.throttle,
-        )?;
-        Ok(Self::bounded(policy, bounds))
+        Ok(Self::bounded(policy, Bounds::new(&policy.attempts)?))
     }
 
     fn bounded(policy: HedgePolicy, bounds: Bounds) -> Self {
@@ -157,14 +145,7 @@ impl Rules {
     }
 }
 
-/// What all handles of one service share.
-pub(super) struct Shared<S, E> {
-    /// The service that later attempts are cloned from.
-    pub(super) again: S,
-    pub(super) read: E,
-    pub(super) rules: Arc<Rules>,
-    pub(super) timers: Timers,
-}
+pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 
 /// Sends calls that take long to a second endpoint, too. Made by [`HedgeLayer`]; see [`HedgePolicy`] for the
 /// settings.
@@ -187,7 +168,7 @@ pub(super) struct Shared<S, E> {
 ///   [`Throttle`](crate::retry::Throttle) on wish. A call that is refused a hedge goes on without.
 /// - **Pushback** (gRFC A6): a negative `grpc-retry-pushback-ms` stops further hedges, another one says when
 ///   the next is sent.
-/// - [`NoRetry`] on a request keeps it to one attempt, which is not measured either.
+/// - [`NoRetry`](crate::call::NoRetry) on a request keeps it to one attempt, which is not measured either.
 ///
 /// `S` takes requests with a [`RetryBody`], and its errors can be made of an [`Error`], as those of
 /// [`Balance`](crate::Balance) and any boxed error can. Each attempt reads the request from its beginning while it is
@@ -298,15 +279,10 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, mut request: Request<B>) -> Self::Future {
-        // Said of another call, which this one is made for.
-        request.headers_mut().remove(PREVIOUS_ATTEMPTS);
-        if request.extensions().get::<NoRetry>().is_some() {
-            let attempt = self.inner.call(request.map(RetryBody::once));
-            return HedgeFuture::new(attempt, None);
-        }
-        self.shared.rules.bounds.begun();
-        let (call, request) = Call::begin(self.shared.clone(), request);
-        HedgeFuture::new(self.inner.call(request), Some(call))
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let rules = &self.shared.rules;
+        let (repeat, request) = Repeat::begin(request, &rules.policy.attempts, &rules.bounds);
+        let call = repeat.map(|repeat| Call::new(self.shared.clone(), repeat));
+        HedgeFuture::new(self.inner.call(request), call)
     }
 }

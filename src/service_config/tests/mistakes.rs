@@ -3,20 +3,47 @@ use serde_json::{Value, json};
 use super::{mistake, retry};
 use crate::service_config::ServiceConfig;
 
-/// Where each mistake is, and a word of what it is.
+/// This is a mistake at `path`, with a word of what it is. Without a path it is one of the whole.
+fn assert_mistake(json: &Value, path: &str, what: &str) {
+    let mistake = mistake(json);
+    assert!(mistake.contains(what), "{json}: {mistake:?} says {what:?}");
+    if !path.is_empty() {
+        let place = mistake.split_once(": ").map(|(place, _)| place);
+        assert_eq!(place, Some(path), "{json}: {mistake}");
+    }
+}
+
+/// A field, what it is given by mistake, the rest of the path within that, and a word of what it is.
+type InField = (&'static str, Value, &'static str, &'static str);
+
+/// The fields are those of `place`, and `config` is one with this field there.
+fn assert_mistakes<const N: usize>(
+    place: &str,
+    config: impl Fn(&str, &Value) -> Value,
+    rows: [InField; N],
+) {
+    for (field, value, rest, what) in rows {
+        let path = format!("{place}.{field}{rest}");
+        assert_mistake(&config(field, &value), &path, what);
+    }
+}
+
+fn policies(list: &Value) -> Value {
+    json!({ "loadBalancingConfig": list })
+}
+
+/// The only one.
+fn policy(name: &str, settings: &Value) -> Value {
+    policies(&json!([{ name: settings }]))
+}
+
+fn method(field: &str, value: &Value) -> Value {
+    json!({"methodConfig": [{}, {field: value}]})
+}
+
 #[test]
-fn mistakes_have_their_path() {
-    let lb = |list: Value| json!({ "loadBalancingConfig": list });
-    let outliers = |field: &str, value: Value| {
-        let mut settings = json!({"childPolicy": [{"round_robin": {}}]});
-        settings[field] = value;
-        json!({"loadBalancingConfig": [{"outlier_detection_experimental": settings}]})
-    };
-    let method = |field: &str, value: Value| json!({"methodConfig": [{}, {field: value}]});
-    let hedging = |policy: Value| json!({"methodConfig": [{"hedgingPolicy": policy}]});
-    let throttle = |tokens: Value, ratio: Value| json!({"retryThrottling": {"maxTokens": tokens, "tokenRatio": ratio}});
-    let table = [
-        // The whole.
+fn mistakes_of_the_whole_and_of_lists_have_their_path() {
+    for (json, path, what) in [
         (json!([]), "", "expected an object"),
         (json!("{}"), "", "expected an object"),
         (
@@ -29,135 +56,6 @@ fn mistakes_have_their_path() {
             "",
             "duplicate field `methodConfig`",
         ),
-        // Policies.
-        (lb(json!({})), "loadBalancingConfig", "a list of policies"),
-        (lb(json!([])), "loadBalancingConfig", "names no policy"),
-        (
-            lb(json!(["round_robin"])),
-            "loadBalancingConfig[0]",
-            "only field",
-        ),
-        (lb(json!([{}])), "loadBalancingConfig[0]", "names no policy"),
-        (
-            lb(json!([{"grpclb": {}}, {"xds_experimental": {}}])),
-            "loadBalancingConfig",
-            "grpclb, xds_experimental",
-        ),
-        (
-            lb(json!([{"round_robin": {}, "pick_first": {}}])),
-            "loadBalancingConfig[0]",
-            "more than one",
-        ),
-        (
-            lb(json!([{"grpclb": {}}, {"round_robin": {"a": 1}}])),
-            "loadBalancingConfig[1].round_robin.a",
-            "unknown field",
-        ),
-        (
-            lb(json!([{"round_robin": null}])),
-            "loadBalancingConfig[0].round_robin",
-            "expected an object",
-        ),
-        (
-            lb(json!([{"pick_first": [true]}])),
-            "loadBalancingConfig[0].pick_first",
-            "expected an object",
-        ),
-        (
-            lb(json!([{"pick_first": {"shuffleAddressList": "true"}}])),
-            "loadBalancingConfig[0].pick_first.shuffleAddressList",
-            "a boolean",
-        ),
-        (
-            lb(json!([{"least_request_experimental": {"choiceCount": 1}}])),
-            "loadBalancingConfig[0].least_request_experimental.choiceCount",
-            "from 2 on",
-        ),
-        (
-            lb(json!([{"ring_hash_experimental": {"minRingSize": 0}}])),
-            "loadBalancingConfig[0].ring_hash_experimental.minRingSize",
-            "from 1 to 8388608",
-        ),
-        (
-            lb(json!([{"ring_hash_experimental": {"maxRingSize": 8_388_609}}])),
-            "loadBalancingConfig[0].ring_hash_experimental.maxRingSize",
-            "from 1 to 8388608",
-        ),
-        (
-            lb(json!([{"ring_hash_experimental": {"minRingSize": 5000}}])),
-            "loadBalancingConfig[0].ring_hash_experimental",
-            "over a maximum",
-        ),
-        (
-            lb(json!([{"ring_hash_experimental": {"requestHashHeader": "user-bin"}}])),
-            "loadBalancingConfig[0].ring_hash_experimental.requestHashHeader",
-            "binary",
-        ),
-        (
-            lb(json!([{"weighted_round_robin": {"errorUtilizationPenalty": -1}}])),
-            "loadBalancingConfig[0].weighted_round_robin.errorUtilizationPenalty",
-            "from 0 on",
-        ),
-        (
-            lb(json!([{"weighted_round_robin": {"blackoutPeriod": 10}}])),
-            "loadBalancingConfig[0].weighted_round_robin.blackoutPeriod",
-            "seconds",
-        ),
-        (
-            lb(json!([{"prequal": {"nonsense": 8}}])),
-            "loadBalancingConfig[0].prequal",
-            "unknown field `nonsense`",
-        ),
-        (
-            outliers("maxEjectionPercent", json!(101)),
-            "loadBalancingConfig[0].outlier_detection_experimental.maxEjectionPercent",
-            "from 0 to 100",
-        ),
-        (
-            outliers("interval", json!("-1s")),
-            "loadBalancingConfig[0].outlier_detection_experimental.interval",
-            "from 0 on",
-        ),
-        (
-            outliers("successRateEjection", json!({"enforcementPercentage": 101})),
-            "loadBalancingConfig[0].outlier_detection_experimental.successRateEjection.enforcementPercentage",
-            "from 0 to 100",
-        ),
-        (
-            outliers("failurePercentageEjection", json!({"threshold": -1})),
-            "loadBalancingConfig[0].outlier_detection_experimental.failurePercentageEjection.threshold",
-            "from 0 to 100",
-        ),
-        (
-            outliers("childPolicy", json!([{"round_robin": {"a": 1}}])),
-            "loadBalancingConfig[0].outlier_detection_experimental.childPolicy[0].round_robin.a",
-            "unknown field",
-        ),
-        (
-            outliers(
-                "childPolicy",
-                json!([{"outlier_detection_experimental": {"childPolicy": [{"round_robin": {}}]}}]),
-            ),
-            "loadBalancingConfig[0].outlier_detection_experimental",
-            "within another",
-        ),
-        (
-            lb(json!([{"outlier_detection_experimental": {}}])),
-            "loadBalancingConfig[0].outlier_detection_experimental",
-            "missing field `childPolicy`",
-        ),
-        (
-            lb(
-                json!([{"random_subsetting_experimental": {"subsetSize": 0, "childPolicy": [{"round_robin": {}}]}}]),
-            ),
-            "loadBalancingConfig[0].random_subsetting_experimental.subsetSize",
-            "from 1 on",
-        ),
-        (
-            lb(json!([{"random_subsetting_experimental": {"childPolicy": [{"round_robin": {}}]}}])),
-            "loadBalancingConfig[0].random_subsetting_experimental",
-            "missing field `subsetSize`",
-        ),
         (
             json!({"loadBalancingPolicy": "no_such"}),
             "loadBalancingPolicy",
@@ -168,7 +66,6 @@ fn mistakes_have_their_path() {
             "loadBalancingPolicy",
             "missing field `childPolicy`",
         ),
-        // Methods.
         (json!({"methodConfig": {}}), "methodConfig", "a sequence"),
         (
             json!({"methodConfig": [[]]}),
@@ -176,225 +73,9 @@ fn mistakes_have_their_path() {
             "expected an object",
         ),
         (
-            method("name", json!({})),
-            "methodConfig[1].name",
-            "a sequence",
-        ),
-        (
-            method("name", json!([{"service": "a"}, {"method": "b"}])),
-            "methodConfig[1].name[1]",
-            "no service",
-        ),
-        (
-            method("name", json!([{"service": "/a.B"}])),
-            "methodConfig[1].name[0]",
-            "slash",
-        ),
-        (
-            method("name", json!([{"service": "a", "Method": "b"}])),
-            "methodConfig[1].name[0].Method",
-            "unknown field",
-        ),
-        (
-            method(
-                "name",
-                json!([{"service": "a"}, {"service": "a", "method": ""}]),
-            ),
-            "methodConfig[1].name[1]",
-            "the same name as methodConfig[1].name[0]",
-        ),
-        (
             json!({"methodConfig": [{"name": [{}]}, {"name": [{"service": null}]}]}),
             "methodConfig[1].name[0]",
             "the same name as methodConfig[0].name[0]",
-        ),
-        (
-            method("waitForReady", json!(1)),
-            "methodConfig[1].waitForReady",
-            "a boolean",
-        ),
-        (
-            method("timeout", json!("1")),
-            "methodConfig[1].timeout",
-            "as \"1.5s\"",
-        ),
-        (
-            method("timeout", json!("1 s")),
-            "methodConfig[1].timeout",
-            "as \"1.5s\"",
-        ),
-        (
-            method("timeout", json!("s")),
-            "methodConfig[1].timeout",
-            "as \"1.5s\"",
-        ),
-        (
-            method("timeout", json!("1.0000000001s")),
-            "methodConfig[1].timeout",
-            "as \"1.5s\"",
-        ),
-        (
-            method("timeout", json!("315576000001s")),
-            "methodConfig[1].timeout",
-            "as \"1.5s\"",
-        ),
-        (
-            method("timeout", json!("-0.1s")),
-            "methodConfig[1].timeout",
-            "from 0 on",
-        ),
-        (
-            method("timeout", json!("0s")),
-            "methodConfig[1].timeout",
-            "is zero",
-        ),
-        (
-            method("maxRequestMessageBytes", json!(1024)),
-            "methodConfig[1].maxRequestMessageBytes",
-            "not enforced",
-        ),
-        (
-            method("max_response_message_bytes", json!("1")),
-            "methodConfig[1].max_response_message_bytes",
-            "not enforced",
-        ),
-        // Retries.
-        (
-            retry("maxAttempts", &Value::Null),
-            "methodConfig[0].retryPolicy",
-            "missing field `maxAttempts`",
-        ),
-        (
-            retry("initialBackoff", &Value::Null),
-            "methodConfig[0].retryPolicy",
-            "missing",
-        ),
-        (
-            retry("maxBackoff", &Value::Null),
-            "methodConfig[0].retryPolicy",
-            "missing",
-        ),
-        (
-            retry("backoffMultiplier", &Value::Null),
-            "methodConfig[0].retryPolicy",
-            "missing",
-        ),
-        (
-            retry("retryableStatusCodes", &Value::Null),
-            "methodConfig[0].retryPolicy",
-            "missing",
-        ),
-        (
-            retry("maxAttempts", &json!(1)),
-            "methodConfig[0].retryPolicy.maxAttempts",
-            "from 2 on",
-        ),
-        (
-            retry("maxAttempts", &json!(2.5)),
-            "methodConfig[0].retryPolicy.maxAttempts",
-            "whole",
-        ),
-        (
-            retry("maxAttempts", &json!("NaN")),
-            "methodConfig[0].retryPolicy.maxAttempts",
-            "whole",
-        ),
-        (
-            retry("maxAttempts", &json!(4_294_967_296_u64)),
-            "methodConfig[0].retryPolicy.maxAttempts",
-            "from 2 on",
-        ),
-        (
-            retry("maxAttempts", &json!(true)),
-            "methodConfig[0].retryPolicy.maxAttempts",
-            "whole",
-        ),
-        (
-            retry("initialBackoff", &json!("0s")),
-            "methodConfig[0].retryPolicy.initialBackoff",
-            "is zero",
-        ),
-        (
-            retry("maxBackoff", &json!("0.0s")),
-            "methodConfig[0].retryPolicy.maxBackoff",
-            "is zero",
-        ),
-        (
-            retry("backoffMultiplier", &json!(0)),
-            "methodConfig[0].retryPolicy.backoffMultiplier",
-            "above 0",
-        ),
-        (
-            retry("backoffMultiplier", &json!("Infinity")),
-            "methodConfig[0].retryPolicy.backoffMultiplier",
-            "a number",
-        ),
-        (
-            retry("retryableStatusCodes", &json!([])),
-            "methodConfig[0].retryPolicy.retryableStatusCodes",
-            "no status code",
-        ),
-        (
-            retry("retryableStatusCodes", &json!(["UNAVAILABLE", "NO_SUCH"])),
-            "methodConfig[0].retryPolicy.retryableStatusCodes[1]",
-            "status code",
-        ),
-        (
-            retry("retryableStatusCodes", &json!(["OK"])),
-            "methodConfig[0].retryPolicy.retryableStatusCodes[0]",
-            "but OK",
-        ),
-        (
-            retry("retryableStatusCodes", &json!([17])),
-            "methodConfig[0].retryPolicy.retryableStatusCodes[0]",
-            "1 to 16",
-        ),
-        (
-            retry("perAttempt", &json!(1)),
-            "methodConfig[0].retryPolicy.perAttempt",
-            "unknown field",
-        ),
-        // Hedges.
-        (
-            hedging(json!({})),
-            "methodConfig[0].hedgingPolicy",
-            "missing field `maxAttempts`",
-        ),
-        (
-            hedging(json!({"maxAttempts": 1})),
-            "methodConfig[0].hedgingPolicy.maxAttempts",
-            "from 2 on",
-        ),
-        (
-            hedging(json!({"maxAttempts": 2, "hedgingDelay": 1})),
-            "methodConfig[0].hedgingPolicy.hedgingDelay",
-            "seconds",
-        ),
-        (
-            hedging(json!({"maxAttempts": 2, "nonFatalStatusCodes": [0]})),
-            "methodConfig[0].hedgingPolicy.nonFatalStatusCodes[0]",
-            "but OK",
-        ),
-        // The rest.
-        (
-            throttle(json!(0), json!(0.1)),
-            "retryThrottling.maxTokens",
-            "from 1 to 1000",
-        ),
-        (
-            throttle(json!(1001), json!(0.1)),
-            "retryThrottling.maxTokens",
-            "from 1 to 1000",
-        ),
-        (
-            throttle(json!(10), json!(0)),
-            "retryThrottling.tokenRatio",
-            "above 0",
-        ),
-        (
-            throttle(json!(10), json!(0.0009)),
-            "retryThrottling.tokenRatio",
-            "less than 0.001",
         ),
         (
             json!({"retryThrottling": {"maxTokens": 10}}),
@@ -411,21 +92,266 @@ fn mistakes_have_their_path() {
             "healthCheckConfig",
             "expected an object",
         ),
-    ];
-    for (json, path, what) in table {
-        let mistake = mistake(&json);
-        assert!(mistake.contains(what), "{json}: {mistake:?} says {what:?}");
-        if !path.is_empty() {
-            let place = mistake.split_once(": ").map(|(place, _)| place);
-            assert_eq!(place, Some(path), "{json}: {mistake}");
-        }
+    ] {
+        assert_mistake(&json, path, what);
     }
     let mut both = retry("maxAttempts", &json!(2));
     both["methodConfig"][0]["hedgingPolicy"] = json!({"maxAttempts": 2});
-    let mistake = mistake(&both);
-    assert!(
-        mistake.starts_with("methodConfig[0]: ") && mistake.contains("exclude"),
-        "{mistake}"
+    assert_mistake(&both, "methodConfig[0]", "exclude");
+}
+
+#[test]
+fn mistakes_of_policies_have_their_path() {
+    for (list, rest, what) in [
+        (json!({}), "", "a list of policies"),
+        (json!([]), "", "names no policy"),
+        (json!(["round_robin"]), "[0]", "only field"),
+        (json!([{}]), "[0]", "names no policy"),
+        (
+            json!([{"grpclb": {}}, {"xds_experimental": {}}]),
+            "",
+            "grpclb, xds_experimental",
+        ),
+        (
+            json!([{"round_robin": {}, "pick_first": {}}]),
+            "[0]",
+            "more than one",
+        ),
+        (
+            json!([{"grpclb": {}}, {"round_robin": {"a": 1}}]),
+            "[1].round_robin.a",
+            "unknown field",
+        ),
+    ] {
+        let path = format!("loadBalancingConfig{rest}");
+        assert_mistake(&policies(&list), &path, what);
+    }
+    let child = json!([{"round_robin": {}}]);
+    let outliers = json!([{"outlier_detection_experimental": {"childPolicy": child}}]);
+    assert_mistakes(
+        "loadBalancingConfig[0]",
+        policy,
+        [
+            ("round_robin", Value::Null, "", "expected an object"),
+            ("pick_first", json!([true]), "", "expected an object"),
+            (
+                "ring_hash_experimental",
+                json!({"minRingSize": 5000}),
+                "",
+                "over a maximum",
+            ),
+            (
+                "prequal",
+                json!({"nonsense": 8}),
+                "",
+                "unknown field `nonsense`",
+            ),
+            (
+                "outlier_detection_experimental",
+                json!({}),
+                "",
+                "missing field `childPolicy`",
+            ),
+            (
+                "outlier_detection_experimental",
+                json!({ "childPolicy": outliers }),
+                "",
+                "within another",
+            ),
+            (
+                "random_subsetting_experimental",
+                json!({ "childPolicy": child }),
+                "",
+                "missing field `subsetSize`",
+            ),
+            (
+                "random_subsetting_experimental",
+                json!({"subsetSize": 0, "childPolicy": child}),
+                ".subsetSize",
+                "from 1 on",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn mistakes_of_a_policys_settings_have_their_path() {
+    let ring = "ring_hash_experimental";
+    let weighted = "weighted_round_robin";
+    for (name, field, value, what) in [
+        (
+            "pick_first",
+            "shuffleAddressList",
+            json!("true"),
+            "a boolean",
+        ),
+        (
+            "least_request_experimental",
+            "choiceCount",
+            json!(1),
+            "from 2 on",
+        ),
+        (ring, "minRingSize", json!(0), "from 1 to 8388608"),
+        (ring, "maxRingSize", json!(8_388_609), "from 1 to 8388608"),
+        (ring, "requestHashHeader", json!("user-bin"), "binary"),
+        (weighted, "errorUtilizationPenalty", json!(-1), "from 0 on"),
+        (weighted, "blackoutPeriod", json!(10), "seconds"),
+    ] {
+        let path = format!("loadBalancingConfig[0].{name}.{field}");
+        assert_mistake(&policy(name, &json!({ field: value })), &path, what);
+    }
+}
+
+#[test]
+fn mistakes_of_outlier_detection_have_their_path() {
+    let outliers = |field: &str, value: &Value| {
+        let mut settings = json!({"childPolicy": [{"round_robin": {}}]});
+        settings[field] = value.clone();
+        policy("outlier_detection_experimental", &settings)
+    };
+    assert_mistakes(
+        "loadBalancingConfig[0].outlier_detection_experimental",
+        outliers,
+        [
+            ("maxEjectionPercent", json!(101), "", "from 0 to 100"),
+            ("interval", json!("-1s"), "", "from 0 on"),
+            (
+                "successRateEjection",
+                json!({"enforcementPercentage": 101}),
+                ".enforcementPercentage",
+                "from 0 to 100",
+            ),
+            (
+                "failurePercentageEjection",
+                json!({"threshold": -1}),
+                ".threshold",
+                "from 0 to 100",
+            ),
+            (
+                "childPolicy",
+                json!([{"round_robin": {"a": 1}}]),
+                "[0].round_robin.a",
+                "unknown field",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn mistakes_of_methods_have_their_path() {
+    let twice = json!([{"service": "a"}, {"service": "a", "method": ""}]);
+    assert_mistakes(
+        "methodConfig[1]",
+        method,
+        [
+            ("name", json!({}), "", "a sequence"),
+            (
+                "name",
+                json!([{"service": "a"}, {"method": "b"}]),
+                "[1]",
+                "no service",
+            ),
+            ("name", json!([{"service": "/a.B"}]), "[0]", "slash"),
+            (
+                "name",
+                json!([{"service": "a", "Method": "b"}]),
+                "[0].Method",
+                "unknown field",
+            ),
+            (
+                "name",
+                twice,
+                "[1]",
+                "the same name as methodConfig[1].name[0]",
+            ),
+            ("waitForReady", json!(1), "", "a boolean"),
+            ("timeout", json!("-0.1s"), "", "from 0 on"),
+            ("timeout", json!("0s"), "", "is zero"),
+            ("maxRequestMessageBytes", json!(1024), "", "not enforced"),
+            ("max_response_message_bytes", json!("1"), "", "not enforced"),
+        ],
+    );
+    for no_time in ["1", "1 s", "s", "1.0000000001s", "315576000001s"] {
+        let config = method("timeout", &json!(no_time));
+        assert_mistake(&config, "methodConfig[1].timeout", "as \"1.5s\"");
+    }
+}
+
+#[test]
+fn mistakes_of_retries_have_their_path() {
+    let place = "methodConfig[0].retryPolicy";
+    for field in [
+        "maxAttempts",
+        "initialBackoff",
+        "maxBackoff",
+        "backoffMultiplier",
+        "retryableStatusCodes",
+    ] {
+        let missing = format!("missing field `{field}`");
+        assert_mistake(&retry(field, &Value::Null), place, &missing);
+    }
+    assert_mistakes(
+        place,
+        retry,
+        [
+            ("maxAttempts", json!(1), "", "from 2 on"),
+            ("maxAttempts", json!(2.5), "", "whole"),
+            ("maxAttempts", json!("NaN"), "", "whole"),
+            ("maxAttempts", json!(1_u64 << 32), "", "from 2 on"),
+            ("maxAttempts", json!(true), "", "whole"),
+            ("initialBackoff", json!("0s"), "", "is zero"),
+            ("maxBackoff", json!("0.0s"), "", "is zero"),
+            ("backoffMultiplier", json!(0), "", "above 0"),
+            ("backoffMultiplier", json!("Infinity"), "", "a number"),
+            ("retryableStatusCodes", json!([]), "", "no status code"),
+            (
+                "retryableStatusCodes",
+                json!(["UNAVAILABLE", "NO_SUCH"]),
+                "[1]",
+                "status code",
+            ),
+            ("retryableStatusCodes", json!(["OK"]), "[0]", "but OK"),
+            ("retryableStatusCodes", json!([17]), "[0]", "1 to 16"),
+            ("perAttempt", json!(1), "", "unknown field"),
+        ],
+    );
+}
+
+#[test]
+fn mistakes_of_hedges_have_their_path() {
+    let hedging = |policy: Value| json!({"methodConfig": [{"hedgingPolicy": policy}]});
+    let place = "methodConfig[0].hedgingPolicy";
+    assert_mistake(&hedging(json!({})), place, "missing field `maxAttempts`");
+    assert_mistakes(
+        place,
+        |field, value| {
+            let mut policy = json!({"maxAttempts": 2});
+            policy[field] = value.clone();
+            hedging(policy)
+        },
+        [
+            ("maxAttempts", json!(1), "", "from 2 on"),
+            ("hedgingDelay", json!(1), "", "seconds"),
+            ("nonFatalStatusCodes", json!([0]), "[0]", "but OK"),
+        ],
+    );
+}
+
+#[test]
+fn mistakes_of_the_throttle_have_their_path() {
+    assert_mistakes(
+        "retryThrottling",
+        |field, value| {
+            let mut throttle = json!({"maxTokens": 10, "tokenRatio": 0.1});
+            throttle[field] = value.clone();
+            json!({ "retryThrottling": throttle })
+        },
+        [
+            ("maxTokens", json!(0), "", "from 1 to 1000"),
+            ("maxTokens", json!(1001), "", "from 1 to 1000"),
+            ("tokenRatio", json!(0), "", "above 0"),
+            ("tokenRatio", json!(0.0009), "", "less than 0.001"),
+        ],
     );
 }
 

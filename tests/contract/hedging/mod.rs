@@ -7,7 +7,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use evenkeel::balance::Http;
 use evenkeel::call::NoRetry;
-use evenkeel::connection::connector_fn;
 use evenkeel::health::{Ejection, Limits};
 use evenkeel::outcome::ByStatusCode;
 use evenkeel::policy::{LeastRequest, PickFirst, Policy, RingHash, RoundRobin};
@@ -15,7 +14,8 @@ use evenkeel::retry::{
     BudgetSettings, Hedge, HedgeLayer, HedgePolicy, RetryBody, RetryLayer, RetryPolicy,
     ThrottleSettings,
 };
-use evenkeel::{Balance, Endpoint, Error};
+use evenkeel::{Balance, Error};
+use futures::channel::mpsc;
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -23,7 +23,7 @@ use http_body_util::{BodyExt, Full, StreamBody};
 use tokio::time::Instant;
 use tower::{Layer, Service, ServiceExt, service_fn};
 
-use crate::world::{at_the_first_failure, connected, endpoint, settle, until, within};
+use crate::world::{at_the_first_failure, connected, endpoint, serving, settle, until, within};
 
 type Body = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -166,14 +166,11 @@ macro_rules! hedging {
     };
     ($servers:expr, $names:expr, $policy:expr, $ejection:expr, $layer:expr, $limits:expr) => {{
         let servers: Servers = $servers.clone();
-        let connector = connector_fn(move |endpoint: &Endpoint, _| {
-            let (servers, name) = (servers.clone(), endpoint.address().to_owned());
-            let service = service_fn(move |request| servers.clone().serve(name.clone(), request));
-            async move { Ok::<_, std::convert::Infallible>(service) }
-        });
         let balance = Balance::builder()
             .endpoints($names)
-            .connector(connector)
+            .connector(serving(move |name, request| {
+                servers.clone().serve(name, request)
+            }))
             .track(Http::new(ByStatusCode))
             .policy($policy)
             .ejection($ejection)
@@ -185,11 +182,14 @@ macro_rules! hedging {
         (balance.clone(), $layer.layer(balance))
     }};
     ($servers:expr, $names:expr, $hedge:expr) => {
+        hedging!($servers, $names, $hedge, Ejection::off())
+    };
+    ($servers:expr, $names:expr, $hedge:expr, $ejection:expr) => {
         hedging!(
             $servers,
             $names,
             RoundRobin::default(),
-            Ejection::off(),
+            $ejection,
             HedgeLayer::new($hedge).unwrap()
         )
     };
@@ -211,6 +211,28 @@ fn policy(attempts: u32) -> HedgePolicy {
 fn request() -> Request<Body> {
     let body = Full::new(Bytes::from_static(b"ping"));
     Request::new(body.map_err(|never| match never {}).boxed_unsync())
+}
+
+/// The pieces of a request's body, which ends when this is dropped.
+struct Pieces(mpsc::UnboundedSender<Result<Frame<Bytes>, std::io::Error>>);
+
+impl Pieces {
+    fn send(&self, text: &'static str) {
+        let frame = Frame::data(Bytes::from(text));
+        self.0.unbounded_send(Ok(frame)).unwrap();
+    }
+
+    fn fail(&self, why: &'static str) {
+        let broken = Err(std::io::Error::other(why));
+        self.0.unbounded_send(broken).unwrap();
+    }
+}
+
+/// A request that is sent piece by piece.
+fn request_in_pieces() -> (Pieces, Request<Body>) {
+    let (pieces, body) = mpsc::unbounded();
+    let request = Request::new(StreamBody::new(body).boxed_unsync());
+    (Pieces(pieces), request)
 }
 
 /// What a call came to.

@@ -114,14 +114,7 @@ async fn when_all_have_failed_one_may_go_to_an_endpoint_that_had_the_call() {
 async fn dropping_a_call_gives_everything_back() {
     let names = ["a", "b", "c"];
     let servers = Servers::of(names.map(|name| (name, hangs())));
-    let hedge = HedgeLayer::new(policy(3)).unwrap();
-    let (balance, hedged) = hedging!(
-        servers,
-        names,
-        RoundRobin::default(),
-        at_the_first_failure(),
-        hedge
-    );
+    let (balance, hedged) = hedging!(servers, names, policy(3), at_the_first_failure());
     for wait in [0, 50, 150, 250] {
         let calling = tokio::spawn(hedged.clone().oneshot(request()));
         let begun = 1 + wait / 100;
