@@ -23,6 +23,12 @@ pub(crate) enum Fault {
     Silent,
     /// The packets of one are lost, both ways
     Dropped,
+    /// The packets to one come late
+    Delayed,
+    /// A tenth of the packets to one is lost
+    Lossy,
+    /// One answers each packet by a reset: its connections end, and it takes no other
+    Reset,
     /// One fails 30 % of its calls
     Flaky,
     /// One is 100 times slower
@@ -41,6 +47,9 @@ impl Fault {
             Self::FailFast => "2 fail fast",
             Self::Silent => "1 accepts and never answers",
             Self::Dropped => "packets of 1 dropped",
+            Self::Delayed => "packets to 1 come 200 ms late",
+            Self::Lossy => "a tenth of the packets to 1 lost",
+            Self::Reset => "packets to 1 answered by resets",
             Self::Flaky => "1 fails 30 % of its calls",
             Self::Slow => "1 is 100 times slower",
             Self::MostDown => "60 % down at once",
@@ -49,11 +58,20 @@ impl Fault {
         }
     }
 
+    /// Whether it is one of the network, so that one server has a network of its own.
+    pub(crate) fn is_of_the_network(self) -> bool {
+        matches!(
+            self,
+            Self::Dropped | Self::Delayed | Self::Lossy | Self::Reset
+        )
+    }
+
     /// How many servers it hits, the first ones.
     pub(crate) fn victims(self, servers: usize) -> usize {
         match self {
             Self::FailFast => 2,
-            Self::Silent | Self::Dropped | Self::Flaky | Self::Slow => 1,
+            Self::Silent | Self::Flaky | Self::Slow => 1,
+            Self::Dropped | Self::Delayed | Self::Lossy | Self::Reset => 1,
             Self::MostDown => servers * 6 / 10,
             Self::Halved | Self::RollingRestart => 0,
         }
@@ -73,7 +91,9 @@ impl Fault {
                 }
                 return Ok(());
             }
-            Self::Dropped => return servers.cut(true),
+            Self::Dropped | Self::Delayed | Self::Lossy | Self::Reset => {
+                return servers.break_network(self);
+            }
             Self::Halved => {
                 servers.set_capacity(0.5);
                 return Ok(());
@@ -103,7 +123,9 @@ impl Fault {
                     server.restart().await;
                 }
             }
-            Self::Dropped => return servers.cut(false),
+            Self::Dropped | Self::Delayed | Self::Lossy | Self::Reset => {
+                return servers.mend_network();
+            }
             Self::Halved => servers.set_capacity(1.0),
             Self::RollingRestart => {}
             _ => {

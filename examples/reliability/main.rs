@@ -7,8 +7,8 @@
 //!
 //! - `options`: the flags;
 //! - `fault`: what breaks, when, and how it is mended;
-//! - `servers`, `counter`, `netns`: who is called: tonic servers whose behaviour can be set, one that has a
-//!   queue, one behind a network that can be cut;
+//! - `servers`, `counter`, `netns`, `late`: who is called: tonic servers whose behaviour can be set, one that has a
+//!   queue, one behind a network that can be broken, and what makes its packets late;
 //! - `arms`: who balances;
 //! - `load`: calls at their times, and what became of each;
 //! - `run`: one fault, one balancer; `verdict`: what it says; `page`: how it is shown.
@@ -16,6 +16,7 @@
 mod arms;
 mod counter;
 mod fault;
+mod late;
 mod load;
 mod netns;
 mod options;
@@ -38,6 +39,10 @@ use options::Options;
 async fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(address) = options.serve {
+        let started = late::start();
+        if let Err(error) = started {
+            eprintln!("packets cannot be held up: {error}");
+        }
         return ended(counter::serve(address).await);
     }
     ended(measure(&options).await)

@@ -1,10 +1,13 @@
-//! A server behind a network of its own, which can be cut without a word to either end.
+//! A server behind a network of its own, which can be broken without a word to either end.
 
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 
 use evenkeel::BoxError;
+
+use crate::fault::Fault;
+use crate::late::QUEUE;
 
 /// A link-local network that nobody else uses.
 const HERE: Ipv4Addr = Ipv4Addr::new(169, 254, 217, 1);
@@ -28,31 +31,23 @@ impl Namespace {
     /// Needs root.
     pub(crate) fn start() -> Result<Self, BoxError> {
         take_away();
-        let (name, outside, inside) = (NAME, OUTSIDE, INSIDE);
         let mut namespace = Self {
             server: None,
             uri: String::new(),
         };
-        ip(&["netns", "add", name])?;
+        ip(&["netns", "add", NAME])?;
         ip(&[
-            "link", "add", outside, "type", "veth", "peer", "name", inside,
+            "link", "add", OUTSIDE, "type", "veth", "peer", "name", INSIDE,
         ])?;
-        ip(&["link", "set", inside, "netns", name])?;
-        ip(&["addr", "add", &format!("{HERE}/30"), "dev", outside])?;
-        ip(&["link", "set", outside, "up"])?;
-        ip(&[
-            "-n",
-            name,
-            "addr",
-            "add",
-            &format!("{THERE}/30"),
-            "dev",
-            inside,
-        ])?;
-        ip(&["-n", name, "link", "set", inside, "up"])?;
+        ip(&["link", "set", INSIDE, "netns", NAME])?;
+        ip(&["addr", "add", &format!("{HERE}/30"), "dev", OUTSIDE])?;
+        ip(&["link", "set", OUTSIDE, "up"])?;
+        let there = format!("{THERE}/30");
+        inside(&["ip", "addr", "add", &there, "dev", INSIDE])?;
+        inside(&["ip", "link", "set", INSIDE, "up"])?;
         let program = std::env::current_exe()?;
         let mut server = Command::new("ip")
-            .args(["netns", "exec", name])
+            .args(["netns", "exec", NAME])
             .arg(program)
             .args(["--serve", &SocketAddr::from((THERE, 0)).to_string()])
             .stdin(Stdio::null())
@@ -67,39 +62,63 @@ impl Namespace {
         Ok(namespace)
     }
 
-    /// Loses all packets, or no more.
-    pub(crate) fn cut(&self, cut: bool) -> Result<(), BoxError> {
-        let (name, outside, inside) = (NAME, OUTSIDE, INSIDE);
-        let (here, there) = (HERE.to_string(), THERE.to_string());
-        if cut {
-            ip(&[
-                "neigh",
-                "replace",
-                &there,
-                "lladdr",
-                NOWHERE,
-                "dev",
-                outside,
-                "nud",
-                "permanent",
-            ])?;
-            ip(&[
-                "-n",
-                name,
-                "neigh",
-                "replace",
-                &here,
-                "lladdr",
-                NOWHERE,
-                "dev",
-                inside,
-                "nud",
-                "permanent",
-            ])
-        } else {
-            ip(&["neigh", "del", &there, "dev", outside])?;
-            ip(&["-n", name, "neigh", "del", &here, "dev", inside])
+    /// Whether this can be done here.
+    pub(crate) fn can(&self, fault: Fault) -> Result<(), BoxError> {
+        match fault {
+            Fault::Dropped => Ok(()),
+            _ => inside(&["iptables", "-S", "INPUT"]),
         }
+    }
+
+    pub(crate) fn break_by(&self, fault: Fault) -> Result<(), BoxError> {
+        let rule: &[&str] = match fault {
+            Fault::Delayed => &["-j", "NFQUEUE", "--queue-num", QUEUE, "--queue-bypass"],
+            Fault::Lossy => &[
+                "-m",
+                "statistic",
+                "--mode",
+                "random",
+                "--probability",
+                "0.1",
+                "-j",
+                "DROP",
+            ],
+            Fault::Reset => &["-j", "REJECT", "--reject-with", "tcp-reset"],
+            _ => return self.cut(),
+        };
+        inside(&[&["iptables", "-A", "INPUT", "-p", "tcp"], rule].concat())
+    }
+
+    pub(crate) fn mend(&self) -> Result<(), BoxError> {
+        // None of these need be there.
+        let _ = inside(&["iptables", "-F", "INPUT"]);
+        let _ = ip(&["neigh", "del", &THERE.to_string(), "dev", OUTSIDE]);
+        let _ = inside(&["ip", "neigh", "del", &HERE.to_string(), "dev", INSIDE]);
+        Ok(())
+    }
+
+    /// Loses all packets, both ways.
+    fn cut(&self) -> Result<(), BoxError> {
+        let replace = |to: Ipv4Addr, by: &str| {
+            let to = to.to_string();
+            [
+                "neigh",
+                "replace",
+                &to,
+                "lladdr",
+                NOWHERE,
+                "dev",
+                by,
+                "nud",
+                "permanent",
+            ]
+            .map(str::to_owned)
+        };
+        let outside = replace(THERE, OUTSIDE);
+        ip(&outside.each_ref().map(String::as_str))?;
+        let within = replace(HERE, INSIDE);
+        let within = within.each_ref().map(String::as_str);
+        inside(&[&["ip"], &within[..]].concat())
     }
 }
 
@@ -117,6 +136,11 @@ impl Drop for Namespace {
 fn take_away() {
     let _ = ip(&["link", "del", OUTSIDE]);
     let _ = ip(&["netns", "del", NAME]);
+}
+
+/// Runs a program inside the namespace.
+fn inside(command: &[&str]) -> Result<(), BoxError> {
+    ip(&[&["netns", "exec", NAME], command].concat())
 }
 
 fn ip(arguments: &[&str]) -> Result<(), BoxError> {

@@ -14,7 +14,8 @@ use crate::fault::Fault;
 #[command(
     name = "reliability",
     after_help = "A run has three parts: a sixth of it all is well, for half of it the fault lasts, and the rest is \
-                  for coming back. The fault `dropped` needs root and makes a network namespace of its own, \
+                  for coming back. The faults of the network (dropped, delayed, lossy, reset) need root, and all \
+                  but the first iptables; they make a network namespace of its own, \
                   which goes with it, or with the next run if this one is broken off."
 )]
 pub(crate) struct Options {

@@ -47,7 +47,7 @@ pub(crate) async fn run(
             samples.push(Sample {
                 at,
                 arrived: servers.arrived(),
-                victim_is_ready: victim_is_ready.filter(|_| fault == Fault::Dropped),
+                victim_is_ready: victim_is_ready.filter(|_| fault.is_of_the_network()),
             });
             if at > options.length() {
                 return samples;

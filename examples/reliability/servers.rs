@@ -49,9 +49,14 @@ impl Servers {
             return Ok(Ok(servers));
         }
         let mut plain = count;
-        if fault == Fault::Dropped {
+        if fault.is_of_the_network() {
             match Namespace::start() {
-                Ok(namespace) => servers.namespace = Some(namespace),
+                Ok(namespace) => {
+                    if let Err(error) = namespace.can(fault) {
+                        return Ok(Err(error.to_string()));
+                    }
+                    servers.namespace = Some(namespace);
+                }
                 Err(error) => return Ok(Err(error.to_string())),
             }
             plain -= 1;
@@ -97,11 +102,15 @@ impl Servers {
         }
     }
 
-    pub(crate) fn cut(&self, cut: bool) -> Result<(), BoxError> {
+    pub(crate) fn break_network(&self, fault: Fault) -> Result<(), BoxError> {
         match &self.namespace {
-            Some(namespace) => namespace.cut(cut),
+            Some(namespace) => namespace.break_by(fault),
             None => Ok(()),
         }
+    }
+
+    pub(crate) fn mend_network(&self) -> Result<(), BoxError> {
+        self.namespace.as_ref().map_or(Ok(()), Namespace::mend)
     }
 }
 

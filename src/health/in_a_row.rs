@@ -62,7 +62,7 @@ impl InARow {
     pub(super) fn overloaded(&self) -> u32 {
         let overloaded = |word: u32| {
             let overloads = (word >> OVERLOAD_SHIFT & MOST_OVERLOADS) + 1;
-            word & FAILURES | overloads.min(MOST_OVERLOADS) << OVERLOAD_SHIFT
+            word & FAILURES | (overloads.min(MOST_OVERLOADS) << OVERLOAD_SHIFT)
         };
         self.change(overloaded) >> OVERLOAD_SHIFT
     }
@@ -72,7 +72,7 @@ impl InARow {
     pub(super) fn given_up(&self) -> bool {
         let given_up = |word: u32| {
             let calls = (word >> GIVEN_UP_SHIFT) + 1;
-            word & (FAILURES | OVERLOADS) | calls % GIVEN_UP << GIVEN_UP_SHIFT
+            word & (FAILURES | OVERLOADS) | (calls % GIVEN_UP) << GIVEN_UP_SHIFT
         };
         self.change(given_up) >> GIVEN_UP_SHIFT == 0
     }
