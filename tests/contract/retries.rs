@@ -231,6 +231,55 @@ async fn a_loop_of_ones_own_can_note_endpoints_too() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_call_goes_to_the_endpoint_that_it_prefers_if_that_can_be_used() {
+    let names = ["a", "b", "c"];
+    let servers = Servers::all(&names, Does::Answer);
+    let (balance, retry) = retrying!(
+        servers,
+        names,
+        RoundRobin::default(),
+        at_the_first_failure(),
+        policy(2)
+    );
+    let prefer = async |id: &'static str| {
+        let mut request = request();
+        let previous = PreviousEndpoints::new().preferring(id);
+        request.extensions_mut().insert(previous);
+        let response = within("a call", retry.clone().oneshot(request)).await;
+        assert_eq!(response.unwrap().status(), 200, "prefers {id}");
+    };
+    for _ in 0..9 {
+        prefer("b").await;
+    }
+    assert_eq!(servers.take_reached(), ["b"; 9], "not by turns");
+    for _ in 0..9 {
+        prefer("nobody").await;
+    }
+    let mut reached = servers.take_reached();
+    reached.sort();
+    assert_eq!(
+        reached,
+        ["a", "a", "a", "b", "b", "b", "c", "c", "c"],
+        "one that is not known is passed over"
+    );
+    servers.set("b", Does::Refuse);
+    prefer("b").await;
+    let reached = servers.take_reached();
+    assert_eq!(reached.len(), 2, "b failed, and the call was tried again");
+    assert_eq!(reached[0], "b");
+    assert_ne!(reached[1], "b", "elsewhere, whatever it prefers");
+    until("b is out", || endpoint(&balance, "b").ejected.is_some()).await;
+    for _ in 0..4 {
+        prefer("b").await;
+    }
+    let reached = servers.take_reached();
+    assert!(
+        reached.len() == 4 && !reached.contains(&"b".to_owned()),
+        "one that is ejected gets no call: {reached:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
 async fn attempts_count_for_their_endpoints_though_the_call_succeeds() {
     let names = ["a", "b", "c"];
     let servers = Servers::all(&names, Does::Answer);

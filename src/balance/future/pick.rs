@@ -75,7 +75,14 @@ where
             if let Some(probes) = &mut probes {
                 context = context.with_probes(probes);
             }
-            let pick = snapshot.picker.pick(&mut context);
+            let preferred = match self.previous {
+                Some(ref previous) => preferred(previous, &snapshot, &context),
+                None => None,
+            };
+            let pick = match preferred {
+                Some(slot) => Pick::Endpoint(slot),
+                None => snapshot.picker.pick(&mut context),
+            };
             self.hash = context.hash();
             if let Some(probes) = &probes {
                 self.shared.ask(&snapshot, probes);
@@ -211,4 +218,20 @@ where
         let crowded = (self.misses.as_ref()).is_some_and(|misses| misses.crowded);
         crowded.then_some(Limit::PendingPerEndpoint(most))
     }
+}
+
+/// The slot of the endpoint that the call would rather go to, if it can be used.
+#[cold]
+fn preferred<S>(
+    previous: &PreviousEndpoints,
+    snapshot: &Snapshot<S>,
+    context: &PickContext<'_>,
+) -> Option<usize> {
+    let id = previous.preferred()?;
+    if previous.contains(id) || snapshot.summary.is_halted() {
+        return None;
+    }
+    let mut all = snapshot.candidates.all().iter();
+    let candidate = all.find(|candidate| candidate.endpoint().id() == id)?;
+    context.is_usable(candidate).then(|| candidate.slot())
 }
