@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
+use futures_util::FutureExt;
 use futures_util::stream::{self, Pending};
-use futures_util::{FutureExt, TryFutureExt};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Body;
@@ -44,7 +44,8 @@ type Verdicts = Pin<Box<dyn Stream<Item = Result<Verdict, WatchError>> + Send>>;
 
 /// A health check by a function that asks once: `Ok` if the endpoint may get calls, an error that says why
 /// not otherwise. It gets the endpoint and its service, and is given up after the timeout of the
-/// [rules](CheckRules). One that panics failed.
+/// [rules](CheckRules). One that panics failed. If it finds that the service's `poll_ready` errs, it should say
+/// so by [`Target::not_ready`].
 ///
 /// # Errors
 /// What [`CheckRules::validate`] says.
@@ -299,10 +300,13 @@ where
         ask_again(self.rules, target, move |target| {
             let uri = uri.clone();
             async move {
-                let mut service = target.into_service();
-                std::future::poll_fn(|cx| service.poll_ready(cx))
-                    .map_err(Into::into)
-                    .await?;
+                let mut service = target.service();
+                let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+                if let Err(error) = ready.map_err(Into::<BoxError>::into) {
+                    let why = describe(&*error);
+                    target.not_ready(error);
+                    return Err(why.into());
+                }
                 let mut request = Request::new(B::default());
                 *request.uri_mut() = uri;
                 let response = service.call(request).await.map_err(Into::into)?;

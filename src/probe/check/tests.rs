@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -184,4 +185,31 @@ async fn tcp_connect_says_whether_the_port_is_open() {
         let verdict = next(&mut verdicts).await;
         assert!(matches!(verdict, Verdict::NotServing(_)), "{address}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_breaks_is_told_of_and_has_failed() {
+    #[derive(Clone)]
+    struct Broken;
+    impl Service<Request<Full<Bytes>>> for Broken {
+        type Response = Response<Empty<Bytes>>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Self::Response, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Err("gone".into()))
+        }
+
+        fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let hear = move |error: BoxError| log.lock().unwrap().push(error.to_string());
+    let target = Target::new("a", Broken).broken_to(hear);
+    let check = HttpGet::<Full<Bytes>>::new("/", rules()).unwrap();
+    let mut verdicts = check.watch(target, &());
+    assert_eq!(next(&mut verdicts).await, Verdict::not_serving("gone"));
+    assert_eq!(*told.lock().unwrap(), ["gone"], "nobody else may find out");
 }
