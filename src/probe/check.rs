@@ -3,6 +3,8 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+#[cfg(feature = "tcp")]
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -11,9 +13,13 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_util::FutureExt;
 use futures_util::stream::{self, Pending};
+#[cfg(feature = "tcp")]
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{Request, Response, StatusCode, Uri};
 use http_body::Body;
+#[cfg(feature = "tcp")]
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
@@ -165,7 +171,8 @@ where
 /// nothing else that could be asked: it says that the port is open, no more.
 ///
 /// The address is `host:port`, or a URI with both; `http` and `https` have their usual ports. Of several
-/// [addresses](crate::Endpoint::with_addresses) one is enough.
+/// [addresses](crate::Endpoint::with_addresses), and of several that a name stands for, one is enough: they are
+/// tried all at once.
 ///
 /// ```
 /// use evenkeel::health::CheckRules;
@@ -201,16 +208,26 @@ impl<S: Clone + Send + Sync + 'static> Watch<S> for TcpConnect {
 
     fn watch(&self, target: Target<S>, (): &()) -> Verdicts {
         ask_again(self.rules, target, |target| async move {
-            let mut failure = None;
-            for address in target.endpoint().addresses() {
-                match connect(address).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => failure = Some(error),
-                }
-            }
-            Err(failure.unwrap_or_else(|| "it has no address".into()))
+            first_well(target.endpoint().addresses().map(connect)).await
         })
     }
+}
+
+/// All at once: one that is never answered must not use up the time of the others.
+#[cfg(feature = "tcp")]
+async fn first_well<F>(attempts: impl IntoIterator<Item = F>) -> Result<(), BoxError>
+where
+    F: Future<Output = Result<(), BoxError>>,
+{
+    let mut attempts: FuturesUnordered<F> = attempts.into_iter().collect();
+    let mut failure = "it has no address".into();
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(()) => return Ok(()),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 #[cfg(feature = "tcp")]
@@ -222,14 +239,15 @@ async fn connect(address: &str) -> Result<(), BoxError> {
         port => port,
     });
     let host = uri.as_ref().and_then(Uri::host);
-    let connected = match host.zip(port) {
+    let found: Vec<SocketAddr> = match host.zip(port) {
         Some((host, port)) => {
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            tokio::net::TcpStream::connect((host, port)).await
+            lookup_host((host, port)).await?.collect()
         }
-        None => tokio::net::TcpStream::connect(address).await,
+        None => lookup_host(address).await?.collect(),
     };
-    connected.map(drop).map_err(Into::into)
+    let open = |address| async move { Ok(TcpStream::connect(address).await.map(drop)?) };
+    first_well(found.into_iter().map(open)).await
 }
 
 /// Checks an endpoint by an HTTP GET over its own service: an answer from 200 to 299 is well.

@@ -213,3 +213,27 @@ async fn a_service_that_breaks_is_told_of_and_has_failed() {
     assert_eq!(next(&mut verdicts).await, Verdict::not_serving("gone"));
     assert_eq!(*told.lock().unwrap(), ["gone"], "nobody else may find out");
 }
+
+/// A listener whose queue is full: Linux lets further dials hang.
+#[cfg(all(feature = "tcp", target_os = "linux"))]
+#[tokio::test]
+async fn tcp_connect_does_not_wait_for_an_address_that_never_answers() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let silent = full.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(dialed) = timeout(SECOND / 5, TcpStream::connect(silent)).await {
+        queued.push(dialed.unwrap());
+        assert!(queued.len() < 10, "the queue has room for two");
+    }
+    let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let open = open.local_addr().unwrap().to_string();
+    let endpoint = crate::Endpoint::new(silent.to_string());
+    let endpoint = endpoint.with_addresses([open]);
+    let rules = rules().with_timeout(30 * SECOND);
+    let check = TcpConnect::new(rules).unwrap();
+    let mut verdicts = check.watch(Target::new(endpoint, ()), &());
+    let verdict = timeout(10 * SECOND, next(&mut verdicts)).await;
+    assert_eq!(verdict, Ok(Verdict::Serving), "the second one is open");
+}
