@@ -73,6 +73,10 @@ impl CheckRules {
     }
 
     /// How long one check may take; one that takes longer failed.
+    ///
+    /// A check over the endpoint's own service waits in the same queue as its calls, where streams or calls at a
+    /// time are limited, and that time counts: nobody could tell a server that is busy from one that holds on to
+    /// its calls. So let it be longer than calls may wait there; or ask past the queue.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
