@@ -15,8 +15,9 @@ use futures_util::FutureExt;
 use futures_util::stream::{self, Pending};
 #[cfg(feature = "tcp")]
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::header::{Entry, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
 #[cfg(feature = "tcp")]
 use tokio::net::{TcpStream, lookup_host};
@@ -255,6 +256,9 @@ async fn connect(address: &str) -> Result<(), BoxError> {
 /// The request has the body `B::default()`, an empty one. Its URI is the endpoint's address with this path;
 /// where the address is no `host:port` and no URI, the path alone. A redirect is not followed.
 ///
+/// It has a `host`, as HTTP/1.1 asks for: that of its URI, unless one was [set](Self::with_header). Where the
+/// address has none, it is to be set.
+///
 /// ```
 /// use bytes::Bytes;
 /// use evenkeel::health::CheckRules;
@@ -267,6 +271,7 @@ async fn connect(address: &str) -> Result<(), BoxError> {
 /// ```
 pub struct HttpGet<B> {
     path: PathAndQuery,
+    headers: HeaderMap,
     rules: CheckRules,
     body: PhantomData<fn() -> B>,
 }
@@ -285,9 +290,17 @@ impl<B> HttpGet<B> {
         let path = (path.parse()).map_err(|error| mistake(&format!("is no path: {error}")))?;
         Ok(Self {
             path,
+            headers: HeaderMap::new(),
             rules,
             body: PhantomData,
         })
+    }
+
+    /// Adds a header to the request, in place of one with this name; by default there is `host` alone.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
     }
 }
 
@@ -315,8 +328,14 @@ where
 
     fn watch(&self, target: Target<S>, (): &()) -> Verdicts {
         let uri = uri_of(target.endpoint().address(), &self.path);
+        let mut headers = self.headers.clone();
+        if let Entry::Vacant(host) = headers.entry(HOST)
+            && let Some(named) = host_of(&uri)
+        {
+            host.insert(named);
+        }
         ask_again(self.rules, target, move |target| {
-            let uri = uri.clone();
+            let (uri, headers) = (uri.clone(), headers.clone());
             async move {
                 let mut service = target.service();
                 let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
@@ -327,6 +346,7 @@ where
                 }
                 let mut request = Request::new(B::default());
                 *request.uri_mut() = uri;
+                *request.headers_mut() = headers;
                 let response = service.call(request).await.map_err(Into::into)?;
                 let status = response.status();
                 drain(response.into_body()).await;
@@ -353,6 +373,15 @@ async fn drain<R: Body>(body: R) {
     {
         read += frame.data_ref().map_or(0, bytes::Buf::remaining);
     }
+}
+
+/// What a `host` says: the authority without a user.
+fn host_of(uri: &Uri) -> Option<HeaderValue> {
+    let authority = uri.authority()?.as_str();
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    HeaderValue::from_str(host).ok()
 }
 
 fn uri_of(address: &str, path: &PathAndQuery) -> Uri {

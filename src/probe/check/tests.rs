@@ -237,3 +237,33 @@ async fn tcp_connect_does_not_wait_for_an_address_that_never_answers() {
     let verdict = timeout(10 * SECOND, next(&mut verdicts)).await;
     assert_eq!(verdict, Ok(Verdict::Serving), "the second one is open");
 }
+
+#[tokio::test(start_paused = true)]
+async fn http_get_says_its_host_and_what_else_it_is_told_to() {
+    type Body = Full<Bytes>;
+    let set = HttpGet::<Body>::new("/", rules()).unwrap();
+    let set = set.with_header(HOST, HeaderValue::from_static("shop"));
+    let set = set.with_header(http::header::ACCEPT, HeaderValue::from_static("text/plain"));
+    let bare = || HttpGet::<Body>::new("/", rules()).unwrap();
+    for (check, address, host, accept) in [
+        (bare(), "http://10.0.0.1:81", Some("10.0.0.1:81"), None),
+        (bare(), "https://me@a", Some("a"), None),
+        (bare(), "[::1]:80", Some("[::1]:80"), None),
+        (bare(), "unix:///run/a.sock", None, None),
+        (set, "10.0.0.1:80", Some("shop"), Some("text/plain")),
+    ] {
+        let service = service_fn(move |request: Request<Body>| {
+            let header = |name| {
+                request
+                    .headers()
+                    .get(name)
+                    .map(|value| value.to_str().unwrap())
+            };
+            let told = (header("host"), header("accept"));
+            assert_eq!(told, (host, accept), "of {address}");
+            std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+        });
+        let mut verdicts = check.watch(Target::new(address, service), &());
+        assert_eq!(next(&mut verdicts).await, Verdict::Serving, "{address}");
+    }
+}
