@@ -126,6 +126,28 @@ fn those_that_are_new_together_are_equal_all_the_time() {
 }
 
 #[test]
+fn who_begins_with_another_one_is_its_equal_before_the_next_step_too() {
+    let steep = SlowStart::new(WINDOW)
+        .with_aggression(2.0)
+        .with_min_weight_percent(1.0);
+    let settings = Settings {
+        slow_start: Some(steep),
+        ..settings()
+    };
+    let mut m = Machine::with(settings, ["a", "b", "c"]);
+    m.succeed("a");
+    for (late, time) in [("b", 700), ("c", 1_600)] {
+        m.advance_ms(time);
+        m.succeed(late);
+        for _ in 0..3 {
+            let first = factor(&mut m, "a");
+            assert_eq!(factor(&mut m, late), first, "{late} begins with a");
+            m.advance_ms(50);
+        }
+    }
+}
+
+#[test]
 fn a_connection_that_is_there_again_at_the_first_dial_begins_nothing() {
     for end in [
         closed,
