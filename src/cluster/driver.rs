@@ -283,10 +283,6 @@ where
     }
 
     fn step(&mut self, event: Event<C::Service>) {
-        if let Event::Ended(ended) = &event {
-            self.checks.end(ended.key, ended.connection);
-            self.load_reports.end(ended.key, ended.connection);
-        }
         self.cluster.step(event, Instant::now());
         self.perform();
     }

@@ -419,6 +419,11 @@ impl<S: Clone> Cluster<S> {
             return;
         }
         entry.subchannel.disconnected(ended.connection);
+        // A watch would keep it open.
+        self.effects.push(Effect::End {
+            key: ended.key,
+            connection: ended.connection,
+        });
         let backoff = &self.settings.backoff;
         let due = match ended.end {
             End::Draining => {
