@@ -211,6 +211,18 @@ impl Limiter {
         self.limits.in_flight.is_some()
     }
 
+    /// Whether one more call may begin, as of now.
+    ///
+    /// # Errors
+    /// The limit.
+    #[inline]
+    pub fn has_room(&self) -> Result<(), Limit> {
+        match self.limits.in_flight {
+            Some(most) if self.in_flight.taken() >= most => Err(Limit::InFlight(most)),
+            _ => Ok(()),
+        }
+    }
+
     /// A call to any endpoint begins. Who is let in owes an [`end`](Self::end), if all calls are
     /// [counted](Self::counts_all).
     ///
