@@ -199,6 +199,12 @@ impl Limiter {
         self.limits.in_flight_per_endpoint
     }
 
+    /// Whether calls under way are counted against anything.
+    #[inline]
+    pub fn counts_calls(&self) -> bool {
+        self.limits.in_flight.is_some() || self.limits.in_flight_per_endpoint.is_some()
+    }
+
     /// How many calls may wait for one endpoint.
     #[inline]
     pub fn pending_per_endpoint(&self) -> Option<u32> {

@@ -365,9 +365,10 @@ impl Candidate {
         };
         // Before a probing call is taken from the endpoint, which would be told of to give it back.
         limiter.has_room()?;
-        let most = limiter.in_flight_per_endpoint().unwrap_or(u32::MAX);
-        if !subchannel.load.try_begin(most) {
-            return Ok(None);
+        match limiter.in_flight_per_endpoint() {
+            Some(most) if !subchannel.load.try_begin(most) => return Ok(None),
+            Some(_) => {}
+            None => subchannel.load.begin(),
         }
         let entry = match subchannel.health.gate().enter() {
             Some(entry) => entry,
