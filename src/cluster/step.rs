@@ -385,6 +385,9 @@ impl<S: Clone> Cluster<S> {
         let id = entry.endpoint.id();
         match &verdict {
             Verdict::Serving => info!(endpoint = %id, connection, "its health check passes"),
+            Verdict::NotServing(why) if entry.unhealthy().is_some() => {
+                debug!(endpoint = %id, %why, "its health check still fails");
+            }
             Verdict::NotServing(why) => {
                 warn!(endpoint = %id, %why, "its health check fails: it gets no calls");
             }
