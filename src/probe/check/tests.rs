@@ -124,7 +124,7 @@ async fn http_get_goes_by_the_status() {
     let service = service_fn(move |request: Request<Body>| {
         let mut log = log.lock().unwrap();
         log.push(format!("{} {}", request.method(), request.uri()));
-        let status = [204, 503, 302][(log.len() - 1).min(2)];
+        let status = [204, 302, 200, 503][(log.len() - 1).min(3)];
         let mut response = Response::new(Empty::<Bytes>::new());
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         std::future::ready(Ok::<_, Infallible>(response))
@@ -133,9 +133,18 @@ async fn http_get_goes_by_the_status() {
     let check = HttpGet::<Body>::new("/healthz?full=1", rules).unwrap();
     let mut verdicts = check.watch(Target::new("http://10.0.0.1:80", service), &());
     assert_eq!(next(&mut verdicts).await, Verdict::Serving, "204");
-    let verdict = next(&mut verdicts).await;
-    let unavailable = "HTTP status 503 Service Unavailable";
-    assert_eq!(verdict, Verdict::not_serving(unavailable));
+    for (status, ill) in [
+        ("302 Found", true),
+        ("200", false),
+        ("503 Service Unavailable", true),
+    ] {
+        let expected = match ill {
+            true => Verdict::not_serving(format!("HTTP status {status}")),
+            false => Verdict::Serving,
+        };
+        let verdict = next(&mut verdicts).await;
+        assert_eq!(verdict, expected, "200 to 299 is well: {status}");
+    }
     assert_eq!(
         asked.lock().unwrap()[0],
         "GET http://10.0.0.1:80/healthz?full=1"
