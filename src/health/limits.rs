@@ -93,7 +93,7 @@ impl Limits {
                 "limits.in_flight_per_endpoint",
                 "is 0; the least is 1",
             )),
-            Some(calls @ MOST..) if calls > MOST => Err(Error::config(
+            Some(calls) if calls > MOST => Err(Error::config(
                 "limits.in_flight_per_endpoint",
                 format!("{calls} is over {MOST}"),
             )),

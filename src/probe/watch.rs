@@ -129,7 +129,8 @@ impl<S> Target<S> {
         self.seed
     }
 
-    /// How many calls were ever sent to the endpoint.
+    /// How many calls to the endpoint were ever started, also those that go on; the balancer's own, so none that a
+    /// watch makes. One that the endpoint hands back unprocessed counts only until then.
     pub fn calls(&self) -> u64 {
         (self.subchannel.as_ref()).map_or(0, |subchannel| subchannel.load().started())
     }
