@@ -432,9 +432,13 @@ fn calls_at_once_are_all_counted_by_the_budget() {
 
 /// An endpoint with these limits.
 fn limited(limits: Limits) -> Candidate {
+    limited_by(&Arc::new(Limiter::new(limits)))
+}
+
+/// An endpoint that is counted against this.
+fn limited_by(limiter: &Arc<Limiter>) -> Candidate {
     let rules = Arc::new(Ejections::new(Ejection::off()));
-    let limiter = Arc::new(Limiter::new(limits));
-    let subchannel = Subchannel::new(1, "a".into(), rules).limited_by(limiter);
+    let subchannel = Subchannel::new(1, "a".into(), rules).limited_by(limiter.clone());
     subchannel.connected(1);
     let (endpoint, ready) = (Endpoint::new("a"), ConnectivityState::Ready);
     Candidate::new(0, endpoint, Arc::new(subchannel), 1, ready)
@@ -473,6 +477,26 @@ fn no_more_calls_are_under_way_than_the_limits_allow_and_each_gives_its_place_ba
             assert!(matches!(again, Ok(Some(_))), "the place was given back");
         });
     }
+}
+
+#[test]
+fn a_call_that_finds_its_endpoint_full_takes_no_room_from_another_one() {
+    loom::model(|| {
+        let limits = Limits::default()
+            .with_max_in_flight(2)
+            .with_max_in_flight_per_endpoint(1);
+        let limiter = Arc::new(Limiter::new(limits));
+        let (full, free) = (limited_by(&limiter), limited_by(&limiter));
+        let first = full.claim_within(false);
+        assert!(matches!(first, Ok(Some(_))));
+        let other = thread::spawn(move || {
+            let second = full.claim_within(false);
+            assert!(matches!(second, Ok(None)), "its endpoint is full");
+        });
+        let mine = free.claim_within(false);
+        assert!(matches!(mine, Ok(Some(_))), "one of two is under way");
+        other.join().unwrap();
+    });
 }
 
 /// In few buckets: a walk over them is a step of the model each.

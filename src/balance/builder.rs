@@ -356,9 +356,9 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
 }
 
 impl<C, T> Builder<C, T> {
-    /// A layer that puts a balancer over a service that makes services. It needs a fixed list of
-    /// endpoints, since a layer may be applied many times and a stream can be read once, and has no probe and no load
-    /// reports out of band.
+    /// A layer that puts a balancer over a service that makes services: that is its connector, and one that was set
+    /// is not used. It needs a fixed list of endpoints, since a layer may be applied many times and a stream can be
+    /// read once. A builder that was given a probe, load reports out of band or a health check makes no layer.
     ///
     /// # Errors
     /// As [`build`](Builder::build), and for a source that is a stream.

@@ -26,7 +26,7 @@ use crate::cluster::load_reports::LoadReports;
 use crate::cluster::refresh::Refresh;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
-use crate::cluster::{clock, probes};
+use crate::cluster::{clock, probes, watches};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::endpoint::Endpoint;
@@ -35,7 +35,7 @@ use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
 use crate::policy::{Candidates, Halted, Picker, Policy, Subchannel};
-use crate::probe::{self, Probe, Target, Watch};
+use crate::probe::{self, Probe, Watch};
 
 /// How many events are taken before the next snapshot, at most.
 const MAX_BATCH: usize = 1_000;
@@ -283,10 +283,6 @@ where
     }
 
     fn step(&mut self, event: Event<C::Service>) {
-        if let Event::Ended(ended) = &event {
-            self.checks.end(ended.key, ended.connection);
-            self.load_reports.end(ended.key, ended.connection);
-        }
         self.cluster.step(event, Instant::now());
         self.perform();
     }
@@ -377,7 +373,7 @@ where
         let Some(service) = service.filter(|_| !events.has_ended()) else {
             return;
         };
-        let target = Target::new(endpoint, service);
+        let target = watches::target(endpoint, service, &events);
         if self.checks.is_wanted() {
             self.checks.begin(target, subchannel, connection, events);
         } else {
@@ -402,7 +398,7 @@ where
         events.taken_up();
         match self.cluster.connected(key, connection) {
             Some((endpoint, service)) if self.load_reports.is_wanted() => {
-                let target = Target::new(endpoint, service);
+                let target = watches::target(endpoint, service, &events);
                 self.load_reports.begin(target, subchannel, connection);
             }
             _ => self.load_reports.end(key, connection),

@@ -247,13 +247,14 @@ impl<S> Shared<S> {
     /// A service said that it will not be ready again: takes its connection out of the picks, now.
     pub(crate) fn not_ready(&self, claim: Claim, error: BoxError) {
         let connection = claim.connection();
-        if let Some(key) = claim.not_ready() {
-            let _ = self.inbox.send(Ended {
-                key,
-                connection,
-                end: End::NotReady(error),
-            });
-        }
+        let key = claim.not_ready();
+        // Also if it was out of the picks before: a health check may have taken it out, which does not say that
+        // its service is broken. What is known already the control plane tells by the number.
+        let _ = self.inbox.send(Ended {
+            key,
+            connection,
+            end: End::NotReady(error),
+        });
     }
 
     pub(crate) fn report(&self, now: Instant) -> Report {
@@ -308,3 +309,34 @@ impl<S> Shared<S> {
 
 /// Where the ends of connections arrive.
 pub(crate) type Outbox = mpsc::UnboundedReceiver<Ended>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Policy, RoundRobin};
+
+    #[test]
+    fn a_broken_service_is_told_of_also_where_a_health_check_was_first() {
+        let candidates = Candidates::connected(["a"]);
+        let claim = |candidates: &Candidates| candidates.all()[0].claim(false).expect("open");
+        let (first, second) = (claim(&candidates), claim(&candidates));
+        let snapshot = Snapshot::<()> {
+            services: vec![Some(())],
+            picker: RoundRobin::default().build(&candidates, None),
+            candidates: candidates.clone(),
+            details: vec![None],
+            summary: Summary::default(),
+        };
+        let (inbox, mut ends) = mpsc::unbounded_channel();
+        let (shared, _gone) = Shared::new(snapshot, inbox, "test", &Settings::default());
+        candidates.all()[0].subchannel().disconnected(1);
+        for claim in [first, second] {
+            shared.not_ready(claim, "broken".into());
+            let ended = ends.try_recv().expect("the control plane hears of it");
+            assert_eq!((ended.key, ended.connection), (1, 1), "of this connection");
+            assert!(matches!(ended.end, End::NotReady(_)), "{ended:?}");
+        }
+        let load = candidates.all()[0].subchannel().load();
+        assert_eq!(load.current(), 0, "and the calls are given back");
+    }
+}

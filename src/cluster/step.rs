@@ -385,6 +385,9 @@ impl<S: Clone> Cluster<S> {
         let id = entry.endpoint.id();
         match &verdict {
             Verdict::Serving => info!(endpoint = %id, connection, "its health check passes"),
+            Verdict::NotServing(why) if entry.unhealthy().is_some() => {
+                debug!(endpoint = %id, %why, "its health check still fails");
+            }
             Verdict::NotServing(why) => {
                 warn!(endpoint = %id, %why, "its health check fails: it gets no calls");
             }
@@ -419,6 +422,11 @@ impl<S: Clone> Cluster<S> {
             return;
         }
         entry.subchannel.disconnected(ended.connection);
+        // A watch would keep it open.
+        self.effects.push(Effect::End {
+            key: ended.key,
+            connection: ended.connection,
+        });
         let backoff = &self.settings.backoff;
         let due = match ended.end {
             End::Draining => {

@@ -6,9 +6,22 @@ use std::sync::Arc;
 use tokio::task::AbortHandle;
 
 use crate::cluster::Settings;
+use crate::connection::ConnectionEvents;
+use crate::endpoint::Endpoint;
 use crate::math::{Backoff, Rng};
 use crate::policy::Subchannel;
 use crate::probe::{Heard, Pauses, Target, Watch, keep};
+
+/// Whom to watch by a connection. If its service turns out to be broken, that is its end: while a health check
+/// keeps calls away, none could find it out.
+pub(super) fn target<S>(
+    endpoint: Endpoint,
+    service: S,
+    connection: &ConnectionEvents,
+) -> Target<S> {
+    let events = connection.clone();
+    Target::new(endpoint, service).broken_to(move |error| events.not_ready(error))
+}
 
 /// One watch of every endpoint. Dropping it ends them all.
 pub(super) struct Watches<W, T> {

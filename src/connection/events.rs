@@ -90,6 +90,11 @@ impl ConnectionEvents {
         self.end(End::Closed(error));
     }
 
+    /// Its service failed to become ready, which a watch found out.
+    pub(crate) fn not_ready(&self, error: BoxError) {
+        self.end(End::NotReady(error));
+    }
+
     /// Whether the connection has ended or is draining.
     pub fn has_ended(&self) -> bool {
         self.inner.ended.load(Ordering::SeqCst)

@@ -102,8 +102,7 @@ where
         let request = HealthCheckRequest {
             service: self.service.to_string(),
         };
-        let service = target.into_service();
-        server_stream::open(service, &self.user_agent, WATCH, request, verdict)
+        server_stream::open(target, &self.user_agent, WATCH, request, verdict)
     }
 }
 

@@ -73,8 +73,7 @@ where
     fn watch(&self, target: Target<S>, every: &Duration) -> Self::Stream {
         let request = request_for(*every);
         let read: fn(OrcaLoadReport) -> LoadReport = LoadReport::from_orca;
-        let service = target.into_service();
-        server_stream::open(service, &self.user_agent, STREAM, request, read)
+        server_stream::open(target, &self.user_agent, STREAM, request, read)
     }
 }
 

@@ -20,7 +20,7 @@ use tonic_prost::{ProstDecoder, ProstEncoder};
 use tower_service::Service;
 
 use crate::error::BoxError;
-use crate::probe::WatchError;
+use crate::probe::{Target, WatchError};
 
 /// There is a stream for each endpoint, so its buffers begin small.
 const BUFFER_BYTES: usize = 512;
@@ -37,7 +37,7 @@ pub(super) type Words<T> = Pin<Box<dyn Stream<Item = Result<T, WatchError>> + Se
 
 /// Begins a stream by `request`, and hands its messages on as `read` reads them.
 pub(super) fn open<S, B, Req, Res, T>(
-    service: S,
+    target: Target<S>,
     user_agent: &HeaderValue,
     method: Method,
     request: Req,
@@ -56,12 +56,15 @@ where
     let headers = HeaderMap::from_iter([(USER_AGENT, user_agent.clone())]);
     let mut request = tonic::Request::new(request);
     *request.metadata_mut() = MetadataMap::from_headers(headers);
+    let (service, broken) = target.into_parts();
     let messages = async move {
         let mut client = Grpc::new(service).max_decoding_message_size(method.most_message_bytes);
-        client
-            .ready()
-            .await
-            .map_err(|error| Status::unavailable(error.into().to_string()))?;
+        if let Err(error) = client.ready().await {
+            let error = error.into();
+            let status = Status::unavailable(error.to_string());
+            broken.tell(error);
+            return Err(status);
+        }
         let path = PathAndQuery::from_static(method.path);
         let codec = Small::<Req, Res>::of(method);
         let response = client.server_streaming(request, path, codec).await?;

@@ -73,6 +73,10 @@ impl CheckRules {
     }
 
     /// How long one check may take; one that takes longer failed.
+    ///
+    /// A check over the endpoint's own service waits in the same queue as its calls, where streams or calls at a
+    /// time are limited, and that time counts: nobody could tell a server that is busy from one that holds on to
+    /// its calls. So let it be longer than calls may wait there; or ask past the queue.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -152,7 +156,7 @@ impl CheckRules {
 pub struct Answers {
     rules: CheckRules,
     /// The verdict that stands; none before the first answer.
-    healthy: Option<bool>,
+    verdict: Option<Verdict>,
     /// How many answers in a row spoke against it.
     against: u32,
 }
@@ -162,32 +166,37 @@ impl Answers {
     pub fn new(rules: CheckRules) -> Self {
         Self {
             rules,
-            healthy: None,
+            verdict: None,
             against: 0,
         }
     }
 
-    /// Takes an answer in; an error says why the check failed. Returns the verdict if it is another one now.
+    /// Takes an answer in; an error says why the check failed. Returns the verdict if it is another one now, or
+    /// stands for another reason.
     pub fn take<E: Into<Arc<str>>>(&mut self, answer: Result<(), E>) -> Option<Verdict> {
-        let threshold = match self.healthy {
-            None => 1,
-            Some(true) => self.rules.unhealthy_threshold,
-            Some(false) => self.rules.healthy_threshold,
+        let verdict = match answer {
+            Ok(()) => Verdict::Serving,
+            Err(reason) => Verdict::NotServing(reason.into()),
         };
-        if self.healthy == Some(answer.is_ok()) {
-            self.against = 0;
-            return None;
-        }
+        let threshold = match (&self.verdict, &verdict) {
+            (None, _) => 1,
+            (Some(Verdict::Serving), Verdict::NotServing(_)) => self.rules.unhealthy_threshold,
+            (Some(Verdict::NotServing(_)), Verdict::Serving) => self.rules.healthy_threshold,
+            (Some(stands), _) => {
+                self.against = 0;
+                if *stands == verdict {
+                    return None;
+                }
+                1
+            }
+        };
         self.against += 1;
         if self.against < threshold {
             return None;
         }
         self.against = 0;
-        self.healthy = Some(answer.is_ok());
-        Some(match answer {
-            Ok(()) => Verdict::Serving,
-            Err(reason) => Verdict::NotServing(reason.into()),
-        })
+        self.verdict = Some(verdict.clone());
+        Some(verdict)
     }
 
     /// How long to wait before the next check.
@@ -210,7 +219,7 @@ impl Answers {
 
     /// It is healthy, and the last answer spoke for it.
     fn is_well(&self) -> bool {
-        self.healthy == Some(true) && self.against == 0
+        self.verdict == Some(Verdict::Serving) && self.against == 0
     }
 }
 
@@ -256,6 +265,25 @@ mod tests {
         assert_eq!(answers.take(refused()), None);
         assert_eq!(answers.take(Ok::<_, &str>(())), None, "one of two, again");
         assert_eq!(answers.take(Ok::<_, &str>(())), Some(Verdict::Serving));
+    }
+
+    #[test]
+    fn the_reason_is_the_latest_one() {
+        let mut answers = Answers::new(rules());
+        answers.take(Ok::<_, &str>(()));
+        for why in ["timed out", "refused"] {
+            assert_eq!(answers.take(Err(why)), None, "it is healthy yet");
+        }
+        let mut say = |why: &'static str| answers.take(Err(why));
+        let told = say("HTTP status 500");
+        assert_eq!(told, Some(Verdict::not_serving("HTTP status 500")));
+        assert_eq!(say("HTTP status 500"), None, "said once");
+        let told = say("refused");
+        assert_eq!(told, Some(Verdict::not_serving("refused")), "another one");
+        assert_eq!(answers.take(Ok::<_, &str>(())), None, "one of two");
+        let told = answers.take(Err("timed out"));
+        assert_eq!(told, Some(Verdict::not_serving("timed out")));
+        assert_eq!(answers.take(Ok::<_, &str>(())), None, "one of two, again");
     }
 
     #[test]

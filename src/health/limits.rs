@@ -93,7 +93,7 @@ impl Limits {
                 "limits.in_flight_per_endpoint",
                 "is 0; the least is 1",
             )),
-            Some(calls @ MOST..) if calls > MOST => Err(Error::config(
+            Some(calls) if calls > MOST => Err(Error::config(
                 "limits.in_flight_per_endpoint",
                 format!("{calls} is over {MOST}"),
             )),
@@ -199,6 +199,12 @@ impl Limiter {
         self.limits.in_flight_per_endpoint
     }
 
+    /// Whether calls under way are counted against anything.
+    #[inline]
+    pub fn counts_calls(&self) -> bool {
+        self.limits.in_flight.is_some() || self.limits.in_flight_per_endpoint.is_some()
+    }
+
     /// How many calls may wait for one endpoint.
     #[inline]
     pub fn pending_per_endpoint(&self) -> Option<u32> {
@@ -209,6 +215,18 @@ impl Limiter {
     #[inline]
     pub fn counts_all(&self) -> bool {
         self.limits.in_flight.is_some()
+    }
+
+    /// Whether one more call may begin, as of now.
+    ///
+    /// # Errors
+    /// The limit.
+    #[inline]
+    pub fn has_room(&self) -> Result<(), Limit> {
+        match self.limits.in_flight {
+            Some(most) if self.in_flight.taken() >= most => Err(Limit::InFlight(most)),
+            _ => Ok(()),
+        }
     }
 
     /// A call to any endpoint begins. Who is let in owes an [`end`](Self::end), if all calls are

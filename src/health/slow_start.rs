@@ -111,7 +111,8 @@ impl SlowStart {
     }
 
     /// The least that the weight is multiplied by, in percent: more than 0 (which Envoy allows), so that an endpoint
-    /// is called at all, and at most 100. Default 10.
+    /// is called at all, and at most 100. Less than one part in 65,535, which is 0.0015 %, counts as that: what
+    /// policies multiply by is kept in such [parts](crate::policy::Candidate::with_slow_start_factor). Default 10.
     #[must_use]
     pub fn with_min_weight_percent(mut self, percent: f64) -> Self {
         self.min_weight_percent = percent;

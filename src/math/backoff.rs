@@ -101,7 +101,7 @@ impl Backoff {
         } else if self.max.is_zero() {
             Some("the maximum is zero")
         } else if !(self.multiplier > 0.0 && self.multiplier.is_finite()) {
-            Some("the multiplier is not above 0")
+            Some("the multiplier is not a finite number above 0")
         } else if !(0.0..=1.0).contains(&self.jitter) {
             Some("the jitter is not between 0 and 1")
         } else {
@@ -184,6 +184,11 @@ mod tests {
             good.with_jitter(1.1),
         ] {
             assert!(bad.mistake_of_few().is_some(), "{bad:?}");
+        }
+        for multiplier in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            let mistake = good.with_multiplier(multiplier).mistake_of_few();
+            let told = Some("the multiplier is not a finite number above 0");
+            assert_eq!(mistake, told, "{multiplier}");
         }
     }
 }

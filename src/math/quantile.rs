@@ -102,13 +102,17 @@ impl RunningQuantile {
         let octaves = octaves.clamp(self.precision_bits + 1, 40);
         let buckets = (octaves - self.precision_bits + 1) << self.precision_bits;
         self.counts = (0..buckets).map(|_| AtomicU64::new(0)).collect();
+        self.value = AtomicU64::new(0);
         self
     }
 
     /// Adds a sample, taken at `now`.
     #[inline]
     pub fn record(&self, sample: Duration, now: Moment) {
-        let micros = u64::try_from(sample.as_micros()).unwrap_or(u64::MAX);
+        // Rounded up: what is told is never below what was recorded.
+        let fraction = sample.subsec_nanos().div_ceil(1_000);
+        let micros = sample.as_secs().saturating_mul(1_000_000);
+        let micros = micros.saturating_add(fraction.into());
         self.counts[self.bucket(micros)].fetch_add(UNIT, Ordering::Relaxed);
         let due = self.refresh_at.load(Ordering::Relaxed);
         if now.as_nanos() >= due && take(&self.refresh_at, due, now + REFRESH) {

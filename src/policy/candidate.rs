@@ -363,26 +363,29 @@ impl Candidate {
         let Some(limiter) = &subchannel.limiter else {
             return Ok(self.claim(ignore_ejections));
         };
-        limiter.begin()?;
-        let counted = limiter.counts_all();
-        let most = limiter.in_flight_per_endpoint().unwrap_or(u32::MAX);
-        let begun = subchannel.load.try_begin(most);
-        let entry = match begun.then(|| subchannel.health.gate().enter()) {
-            None => None,
-            Some(None) if ignore_ejections => Some(Entry::Normal),
+        // Before a probing call is taken from the endpoint, which would be told of to give it back.
+        limiter.has_room()?;
+        match limiter.in_flight_per_endpoint() {
+            Some(most) if !subchannel.load.try_begin(most) => return Ok(None),
+            Some(_) => {}
+            None => subchannel.load.begin(),
+        }
+        let entry = match subchannel.health.gate().enter() {
             Some(entry) => entry,
-        };
-        let Some(entry) = entry else {
-            if begun {
+            None if ignore_ejections => Entry::Normal,
+            None => {
                 subchannel.load.take_back();
+                return Ok(None);
             }
-            if counted {
-                limiter.end();
-            }
-            return Ok(None);
         };
         let claim = Claim::new(self.subchannel.clone(), self.connection, entry);
-        Ok(Some(if counted { claim.counted() } else { claim }))
+        if !limiter.counts_all() {
+            return Ok(Some(claim));
+        }
+        // Last: held for a moment by a call that has no endpoint, it would have others refused that have one. Without
+        // it, the drop of the claim gives the rest back.
+        limiter.begin()?;
+        Ok(Some(claim.counted()))
     }
 
     /// Whether as many calls are under way as the limit of one endpoint allows.

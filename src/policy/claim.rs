@@ -212,12 +212,10 @@ impl Claim {
         self.terms = self.terms.with_end(End::Unsent);
     }
 
-    /// The endpoint's service broke before it took the call. Returns the endpoint's key if nobody
-    /// else has noticed yet.
-    pub(crate) fn not_ready(self) -> Option<u64> {
-        self.subchannel
-            .disconnected(self.connection())
-            .then_some(self.subchannel.key())
+    /// The endpoint's service broke before it took the call. Returns the endpoint's key.
+    pub(crate) fn not_ready(self) -> u64 {
+        self.subchannel.disconnected(self.connection());
+        self.subchannel.key()
     }
 }
 

@@ -3,17 +3,24 @@
 use std::fmt;
 use std::future::Future;
 use std::marker::PhantomData;
+#[cfg(feature = "tcp")]
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_core::Stream;
+use futures_util::FutureExt;
 use futures_util::stream::{self, Pending};
-use futures_util::{FutureExt, TryFutureExt};
+#[cfg(feature = "tcp")]
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use http::header::{Entry, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body::Body;
+#[cfg(feature = "tcp")]
+use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{sleep, timeout};
 use tower_service::Service;
 
@@ -44,7 +51,8 @@ type Verdicts = Pin<Box<dyn Stream<Item = Result<Verdict, WatchError>> + Send>>;
 
 /// A health check by a function that asks once: `Ok` if the endpoint may get calls, an error that says why
 /// not otherwise. It gets the endpoint and its service, and is given up after the timeout of the
-/// [rules](CheckRules). One that panics failed.
+/// [rules](CheckRules). One that panics failed. If it finds that the service's `poll_ready` errs, it should say
+/// so by [`Target::not_ready`].
 ///
 /// # Errors
 /// What [`CheckRules::validate`] says.
@@ -164,7 +172,8 @@ where
 /// nothing else that could be asked: it says that the port is open, no more.
 ///
 /// The address is `host:port`, or a URI with both; `http` and `https` have their usual ports. Of several
-/// [addresses](crate::Endpoint::with_addresses) one is enough.
+/// [addresses](crate::Endpoint::with_addresses), and of several that a name stands for, one is enough: they are
+/// tried all at once.
 ///
 /// ```
 /// use evenkeel::health::CheckRules;
@@ -200,16 +209,26 @@ impl<S: Clone + Send + Sync + 'static> Watch<S> for TcpConnect {
 
     fn watch(&self, target: Target<S>, (): &()) -> Verdicts {
         ask_again(self.rules, target, |target| async move {
-            let mut failure = None;
-            for address in target.endpoint().addresses() {
-                match connect(address).await {
-                    Ok(()) => return Ok(()),
-                    Err(error) => failure = Some(error),
-                }
-            }
-            Err(failure.unwrap_or_else(|| "it has no address".into()))
+            first_well(target.endpoint().addresses().map(connect)).await
         })
     }
+}
+
+/// All at once: one that is never answered must not use up the time of the others.
+#[cfg(feature = "tcp")]
+async fn first_well<F>(attempts: impl IntoIterator<Item = F>) -> Result<(), BoxError>
+where
+    F: Future<Output = Result<(), BoxError>>,
+{
+    let mut attempts: FuturesUnordered<F> = attempts.into_iter().collect();
+    let mut failure = "it has no address".into();
+    while let Some(attempt) = attempts.next().await {
+        match attempt {
+            Ok(()) => return Ok(()),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
 }
 
 #[cfg(feature = "tcp")]
@@ -221,20 +240,24 @@ async fn connect(address: &str) -> Result<(), BoxError> {
         port => port,
     });
     let host = uri.as_ref().and_then(Uri::host);
-    let connected = match host.zip(port) {
+    let found: Vec<SocketAddr> = match host.zip(port) {
         Some((host, port)) => {
             let host = host.trim_start_matches('[').trim_end_matches(']');
-            tokio::net::TcpStream::connect((host, port)).await
+            lookup_host((host, port)).await?.collect()
         }
-        None => tokio::net::TcpStream::connect(address).await,
+        None => lookup_host(address).await?.collect(),
     };
-    connected.map(drop).map_err(Into::into)
+    let open = |address| async move { Ok(TcpStream::connect(address).await.map(drop)?) };
+    first_well(found.into_iter().map(open)).await
 }
 
 /// Checks an endpoint by an HTTP GET over its own service: an answer from 200 to 299 is well.
 ///
 /// The request has the body `B::default()`, an empty one. Its URI is the endpoint's address with this path;
 /// where the address is no `host:port` and no URI, the path alone. A redirect is not followed.
+///
+/// It has a `host`, as HTTP/1.1 asks for: that of its URI, unless one was [set](Self::with_header). Where the
+/// address has none, it is to be set.
 ///
 /// ```
 /// use bytes::Bytes;
@@ -248,6 +271,7 @@ async fn connect(address: &str) -> Result<(), BoxError> {
 /// ```
 pub struct HttpGet<B> {
     path: PathAndQuery,
+    headers: HeaderMap,
     rules: CheckRules,
     body: PhantomData<fn() -> B>,
 }
@@ -266,9 +290,17 @@ impl<B> HttpGet<B> {
         let path = (path.parse()).map_err(|error| mistake(&format!("is no path: {error}")))?;
         Ok(Self {
             path,
+            headers: HeaderMap::new(),
             rules,
             body: PhantomData,
         })
+    }
+
+    /// Adds a header to the request, in place of one with this name; by default there is `host` alone.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.insert(name, value);
+        self
     }
 }
 
@@ -296,15 +328,25 @@ where
 
     fn watch(&self, target: Target<S>, (): &()) -> Verdicts {
         let uri = uri_of(target.endpoint().address(), &self.path);
+        let mut headers = self.headers.clone();
+        if let Entry::Vacant(host) = headers.entry(HOST)
+            && let Some(named) = host_of(&uri)
+        {
+            host.insert(named);
+        }
         ask_again(self.rules, target, move |target| {
-            let uri = uri.clone();
+            let (uri, headers) = (uri.clone(), headers.clone());
             async move {
-                let mut service = target.into_service();
-                std::future::poll_fn(|cx| service.poll_ready(cx))
-                    .map_err(Into::into)
-                    .await?;
+                let mut service = target.service();
+                let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+                if let Err(error) = ready.map_err(Into::<BoxError>::into) {
+                    let why = describe(&*error);
+                    target.not_ready(error);
+                    return Err(why.into());
+                }
                 let mut request = Request::new(B::default());
                 *request.uri_mut() = uri;
+                *request.headers_mut() = headers;
                 let response = service.call(request).await.map_err(Into::into)?;
                 let status = response.status();
                 drain(response.into_body()).await;
@@ -331,6 +373,15 @@ async fn drain<R: Body>(body: R) {
     {
         read += frame.data_ref().map_or(0, bytes::Buf::remaining);
     }
+}
+
+/// What a `host` says: the authority without a user.
+fn host_of(uri: &Uri) -> Option<HeaderValue> {
+    let authority = uri.authority()?.as_str();
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    HeaderValue::from_str(host).ok()
 }
 
 fn uri_of(address: &str, path: &PathAndQuery) -> Uri {

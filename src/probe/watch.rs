@@ -49,6 +49,19 @@ pub struct Target<S> {
     service: S,
     seed: u64,
     subchannel: Option<Arc<Subchannel>>,
+    broken: Broken,
+}
+
+/// To whom it is told that a service broke. A closure, since what hears it is no business of a watch.
+#[derive(Clone, Default)]
+pub(crate) struct Broken(Option<Arc<dyn Fn(BoxError) + Send + Sync>>);
+
+impl Broken {
+    pub(crate) fn tell(&self, error: BoxError) {
+        if let Some(hear) = &self.0 {
+            hear(error);
+        }
+    }
 }
 
 impl<S> Target<S> {
@@ -59,7 +72,14 @@ impl<S> Target<S> {
             service,
             seed: 0,
             subchannel: None,
+            broken: Broken::default(),
         }
+    }
+
+    /// Sets who hears that the service broke; by default nobody does.
+    pub(crate) fn broken_to(mut self, hear: impl Fn(BoxError) + Send + Sync + 'static) -> Self {
+        self.broken = Broken(Some(Arc::new(hear)));
+        self
     }
 
     /// Adds the record of the endpoint's calls, and a seed.
@@ -87,12 +107,30 @@ impl<S> Target<S> {
         self.service
     }
 
+    /// The service, and whom to tell if it breaks, for who may not clone it.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn into_parts(self) -> (S, Broken) {
+        (self.service, self.broken)
+    }
+
+    /// Says that the `poll_ready` of the service erred, so that it will not be ready again. As when a call finds
+    /// that out: the endpoint gets no more calls by this connection, and is dialled anew after the backoff.
+    /// Nothing happens if the connection has ended otherwise.
+    ///
+    /// A check that keeps this to itself would have the endpoint checked over the broken service for ever: no call
+    /// goes to one that is not serving, so nobody else finds out. Where the connector tells of each
+    /// [end](crate::connection::ConnectionEvents) itself, there is no need to.
+    pub fn not_ready(&self, why: impl Into<BoxError>) {
+        self.broken.tell(why.into());
+    }
+
     /// A seed for what goes by chance, another one for each connection.
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// How many calls were ever sent to the endpoint.
+    /// How many calls to the endpoint were ever started, also those that go on; the balancer's own, so none that a
+    /// watch makes. One that the endpoint hands back unprocessed counts only until then.
     pub fn calls(&self) -> u64 {
         (self.subchannel.as_ref()).map_or(0, |subchannel| subchannel.load().started())
     }

@@ -14,7 +14,7 @@ use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use crate::builder;
 use crate::world::*;
@@ -399,4 +399,69 @@ async fn a_function_is_a_check() {
         took < Duration::from_millis(1_300),
         "it is asked each second: {took:?}"
     );
+}
+
+/// Asks over the endpoint's own service, whose connection ends without a word.
+fn by_the_service() -> impl Watch<Stub, Terms = (), Word = Verdict> {
+    let check = check_fn(CheckRules::default(), |target: Target<Stub>| async move {
+        let mut service = target.service();
+        let ready = std::future::poll_fn(|cx| service.poll_ready(cx)).await;
+        ready.map_err(|refusal| {
+            let why = refusal.to_string();
+            target.not_ready(refusal);
+            why.into()
+        })
+    });
+    check.expect("the rules are right")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_a_check_finds_broken_is_dialled_anew_without_a_call() {
+    let world = World::new();
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .health_check(by_the_service())
+        .build()
+        .unwrap();
+    connected(&balance, 1).await;
+    let server = world.server("a");
+    server.set_readiness(Readiness::Broken);
+    within("it is dialled anew", async {
+        while server.dials().len() < 2 {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await;
+    let report = endpoint(&balance, "a");
+    assert_ne!(report.state, ConnectivityState::Ready, "broken: {report}");
+    server.set_readiness(Readiness::Ready);
+    within("it is back", async {
+        while endpoint(&balance, "a").state != ConnectivityState::Ready {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    })
+    .await;
+    let answer = within("a call", balance.oneshot(ask("x"))).await;
+    assert_eq!(answer.unwrap(), "a", "by its next connection");
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_is_broken_from_the_start_is_dialled_with_backoff() {
+    let world = World::new();
+    let server = world.server("a");
+    server.set_readiness(Readiness::Broken);
+    let balance = builder!(world)
+        .endpoints(["a"])
+        .health_check(by_the_service())
+        .build()
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let dials = server.dials();
+    assert!(
+        (4..=8).contains(&dials.len()),
+        "1, 1.6, 2.56 s and so on from one to the next: {dials:?}"
+    );
+    let report = endpoint(&balance, "a");
+    let error = report.last_error.as_deref();
+    assert_eq!(error, Some("not ready any more"), "{report}");
 }

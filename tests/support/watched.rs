@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use evenkeel::load::{Measures, ReportSource, ServerQueue};
+use evenkeel::math::Moment;
 use evenkeel::policy::{Candidates, Connects, Picker, Policy, Subchannel};
 use tokio::sync::watch;
 
@@ -70,6 +71,10 @@ impl<P: Policy> Policy for Watched<P> {
 
     fn refresh(&self) -> Option<Duration> {
         self.policy.refresh()
+    }
+
+    fn rests(&self, now: Moment) -> bool {
+        self.policy.rests(now)
     }
 
     fn connects(&self) -> Connects {

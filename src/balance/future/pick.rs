@@ -12,6 +12,7 @@ use crate::call::PreviousEndpoints;
 use crate::cluster::Snapshot;
 use crate::error::BoxError;
 use crate::health::Limit;
+use crate::health::limits::Limiter;
 use crate::policy::{Candidate, Pick, PickContext, ProbeRequests};
 
 /// How many picks may be lost to a race with an ejection or the end of a connection.
@@ -43,7 +44,11 @@ where
     pub(super) fn pick(&mut self, alone: bool, cx: &mut Context<'_>) -> Choice<S, S::Future> {
         let snapshot = self.shared.load();
         let now = self.shared.timed().then(clock::now);
-        let limited = self.shared.limiter().is_some();
+        let limiter = self.shared.limiter().map(|limiter| &**limiter);
+        let limited = limiter.is_some();
+        // To look for them costs each pick something, and limits on who waits fill no endpoint.
+        let may_be_full = limiter.is_some_and(|l| l.in_flight_per_endpoint().is_some());
+        let counted = limiter.is_some_and(Limiter::counts_calls);
         let mut races = 0;
         let mut avoid_previous = true;
         loop {
@@ -62,7 +67,7 @@ where
             if let Some(tried) = tried {
                 context = context.with_tried(tried);
             }
-            if limited {
+            if may_be_full {
                 context = context.with_limits();
             }
             if let Some(previous) = previous {
@@ -110,7 +115,7 @@ where
             };
             // The clone first: claiming writes, and what is read after that would wait for it.
             let service = snapshot.services.get(candidate.slot()).cloned().flatten();
-            if limited {
+            if counted {
                 if let Some(limit) = self.claim_within(candidate, ignore_ejections) {
                     return Choice::Full(limit);
                 }

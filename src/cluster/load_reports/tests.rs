@@ -85,9 +85,14 @@ async fn of_a_server_that_does_not_report_it_is_warned_once_however_often_it_is_
             subchannel.connected(connection);
             let target = Target::new(candidate.endpoint().clone(), ());
             reports.begin(target, subchannel.clone(), connection);
-            while *old.0.lock().unwrap() < 2 * round + 1 + candidate.slot() {
+            let asked = 2 * round + 1 + candidate.slot();
+            for _ in 0..1_000 {
+                if *old.0.lock().unwrap() >= asked {
+                    break;
+                }
                 tokio::task::yield_now().await;
             }
+            assert_eq!(*old.0.lock().unwrap(), asked, "its server is asked");
             reports.end(subchannel.key(), connection);
         }
     }

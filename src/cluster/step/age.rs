@@ -5,8 +5,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::debug;
 
+use crate::cluster::step::Cluster;
 use crate::cluster::step::entry::after;
-use crate::cluster::step::{Cluster, Effect};
 use crate::connection::{End, Ended};
 
 /// By what part an age is longer or shorter at random, as gRPC's servers spread theirs: connections that came
@@ -46,8 +46,6 @@ impl<S: Clone> Cluster<S> {
                 continue;
             };
             debug!(endpoint = %entry.endpoint.id(), connection, "its connection is old, and is replaced");
-            // A watch would keep it open.
-            self.effects.push(Effect::End { key, connection });
             let end = End::Draining;
             self.ended(
                 Ended {

@@ -78,7 +78,8 @@ impl<S: Clone> Cluster<S> {
                 info!(usable, total = summary.total, "the panic is over");
             }
         }
-        if summary.failing == 0 {
+        // Those that are not serving are connected.
+        if summary.failing == summary.unhealthy {
             self.last_error = None;
             summary.last_error = None;
         }

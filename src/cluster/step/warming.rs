@@ -21,6 +21,8 @@ use crate::cluster::step::entry::{Warmth, after};
 pub(super) struct Warming {
     /// When the factors are made anew; never while nobody is in its window.
     pub(super) due: Option<Instant>,
+    /// When the factors were made anew.
+    made: Option<Instant>,
     /// When the last one began that others may count from.
     began: Option<Instant>,
 }
@@ -46,9 +48,11 @@ impl<S: Clone> Cluster<S> {
         let since = warming.began.filter(together).unwrap_or(now);
         warming.began = Some(since);
         warming.due.get_or_insert(after(now, rules.step()));
+        // As old as the factors of those that it begins with: they are to be equal.
+        let time = (warming.made).map(|made| made.saturating_duration_since(since));
         entry.warmth = Warmth::Rising {
             since,
-            factor: rules.factor(now.saturating_duration_since(since)),
+            factor: rules.factor(time.unwrap_or_default()),
         };
         self.touch(key);
     }
@@ -62,6 +66,7 @@ impl<S: Clone> Cluster<S> {
             return;
         }
         self.warming.due = None;
+        self.warming.made = Some(now);
         for (key, entry) in &mut self.entries {
             let Warmth::Rising { since, .. } = entry.warmth else {
                 continue;

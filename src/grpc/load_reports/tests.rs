@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
 
 use futures::{StreamExt, stream};
 use http::{HeaderMap, StatusCode};
@@ -170,4 +171,34 @@ async fn the_request_is_a_call_of_grpc() {
     let body = request.into_body().collect().await.unwrap().to_bytes();
     let message = OrcaLoadReportRequest::decode(&body[5..]).expect("after its prefix");
     assert_eq!(interval_of(&message), Some(EVERY));
+}
+
+#[tokio::test]
+async fn a_service_that_breaks_is_told_of() {
+    struct Broken;
+    impl Service<Request<Body>> for Broken {
+        type Response = Response<Body>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Self::Response, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Err("gone".into()))
+        }
+
+        fn call(&mut self, _: Request<Body>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let hear = move |error: BoxError| log.lock().unwrap().push(error.to_string());
+    let target = Target::new("a", Broken).broken_to(hear);
+    let mut words = LoadReports::new().watch(target, &EVERY);
+    let ended = words.next().await.expect("it says why");
+    assert!(matches!(ended, Err(WatchError::Ended(_))), "{ended:?}");
+    assert_eq!(
+        *told.lock().unwrap(),
+        ["gone"],
+        "its endpoint may get no call"
+    );
 }

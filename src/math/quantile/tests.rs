@@ -65,6 +65,30 @@ proptest! {
 }
 
 #[test]
+fn parts_of_a_microsecond_are_not_cut_off() {
+    for nanos in [1, 999, 1_001, 10_400, 63_999, 1_000_000_001, 3_999_999_999] {
+        let estimate = RunningQuantile::new(0.5).with_min_samples(1);
+        let sample = Duration::from_nanos(nanos);
+        estimate.record(sample, at(0));
+        let value = estimate.value().expect("one is enough");
+        let most = sample + sample / 32 + Duration::from_micros(1);
+        assert!((sample..=most).contains(&value), "{sample:?}: {value:?}");
+    }
+}
+
+#[test]
+fn another_resolution_forgets_the_value_too() {
+    let estimate = RunningQuantile::new(0.5).with_min_samples(1);
+    estimate.record(Duration::from_secs(1), at(1));
+    assert!(estimate.value().is_some());
+    let estimate = estimate.with_resolution(3, 20);
+    assert_eq!(estimate.value(), None, "nothing is recorded");
+    estimate.record(Duration::from_millis(1), at(200));
+    let value = estimate.value().expect("one is enough");
+    assert!(value < Duration::from_millis(2), "{value:?}");
+}
+
+#[test]
 fn a_value_comes_with_enough_samples_and_within_a_tenth_of_a_second() {
     let estimate = RunningQuantile::new(0.95);
     for sample in 0..99 {

@@ -13,8 +13,13 @@ fn a_word_holds_the_terms_apart() {
         End::Overload,
         End::Failed,
     ];
-    for entry in [Entry::Normal, Entry::Probe] {
+    let entries = [Entry::Normal, Entry::Probe];
+    for (entry, counted) in entries.into_iter().flat_map(|e| [(e, false), (e, true)]) {
         let mut terms = Terms::new(connection, entry);
+        assert!(!terms.is_counted(), "so it begins");
+        if counted {
+            terms = Terms(terms.0 | Terms::COUNTED);
+        }
         assert_eq!(terms.end(), End::Unsent, "so it begins");
         for end in ends {
             terms = terms.with_end(end);
@@ -24,6 +29,9 @@ fn a_word_holds_the_terms_apart() {
             assert_eq!(passed.entry(), Entry::Normal, "a probe that passed is none");
             assert_eq!(passed.end(), end, "the entry leaves the end as it was");
             assert_eq!(passed.connection(), connection, "nothing spills over");
+            for terms in [terms, passed] {
+                assert_eq!(terms.is_counted(), counted, "its place stays its own");
+            }
         }
     }
 }

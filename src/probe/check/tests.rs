@@ -1,5 +1,6 @@
 use std::convert::Infallible;
 use std::sync::Mutex;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures::StreamExt;
@@ -123,7 +124,7 @@ async fn http_get_goes_by_the_status() {
     let service = service_fn(move |request: Request<Body>| {
         let mut log = log.lock().unwrap();
         log.push(format!("{} {}", request.method(), request.uri()));
-        let status = [204, 503, 302][(log.len() - 1).min(2)];
+        let status = [204, 302, 200, 503][(log.len() - 1).min(3)];
         let mut response = Response::new(Empty::<Bytes>::new());
         *response.status_mut() = StatusCode::from_u16(status).unwrap();
         std::future::ready(Ok::<_, Infallible>(response))
@@ -132,9 +133,18 @@ async fn http_get_goes_by_the_status() {
     let check = HttpGet::<Body>::new("/healthz?full=1", rules).unwrap();
     let mut verdicts = check.watch(Target::new("http://10.0.0.1:80", service), &());
     assert_eq!(next(&mut verdicts).await, Verdict::Serving, "204");
-    let verdict = next(&mut verdicts).await;
-    let unavailable = "HTTP status 503 Service Unavailable";
-    assert_eq!(verdict, Verdict::not_serving(unavailable));
+    for (status, ill) in [
+        ("302 Found", true),
+        ("200", false),
+        ("503 Service Unavailable", true),
+    ] {
+        let expected = match ill {
+            true => Verdict::not_serving(format!("HTTP status {status}")),
+            false => Verdict::Serving,
+        };
+        let verdict = next(&mut verdicts).await;
+        assert_eq!(verdict, expected, "200 to 299 is well: {status}");
+    }
     assert_eq!(
         asked.lock().unwrap()[0],
         "GET http://10.0.0.1:80/healthz?full=1"
@@ -183,5 +193,86 @@ async fn tcp_connect_says_whether_the_port_is_open() {
         let mut verdicts = check.watch(Target::new(address.clone(), ()), &());
         let verdict = next(&mut verdicts).await;
         assert!(matches!(verdict, Verdict::NotServing(_)), "{address}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_that_breaks_is_told_of_and_has_failed() {
+    #[derive(Clone)]
+    struct Broken;
+    impl Service<Request<Full<Bytes>>> for Broken {
+        type Response = Response<Empty<Bytes>>;
+        type Error = BoxError;
+        type Future = std::future::Pending<Result<Self::Response, BoxError>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+            Poll::Ready(Err("gone".into()))
+        }
+
+        fn call(&mut self, _: Request<Full<Bytes>>) -> Self::Future {
+            std::future::pending()
+        }
+    }
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let log = told.clone();
+    let hear = move |error: BoxError| log.lock().unwrap().push(error.to_string());
+    let target = Target::new("a", Broken).broken_to(hear);
+    let check = HttpGet::<Full<Bytes>>::new("/", rules()).unwrap();
+    let mut verdicts = check.watch(target, &());
+    assert_eq!(next(&mut verdicts).await, Verdict::not_serving("gone"));
+    assert_eq!(*told.lock().unwrap(), ["gone"], "nobody else may find out");
+}
+
+/// A listener whose queue is full: Linux lets further dials hang.
+#[cfg(all(feature = "tcp", target_os = "linux"))]
+#[tokio::test]
+async fn tcp_connect_does_not_wait_for_an_address_that_never_answers() {
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let full = socket.listen(1).unwrap();
+    let silent = full.local_addr().unwrap();
+    let mut queued = Vec::new();
+    while let Ok(dialed) = timeout(SECOND / 5, TcpStream::connect(silent)).await {
+        queued.push(dialed.unwrap());
+        assert!(queued.len() < 10, "the queue has room for two");
+    }
+    let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let open = open.local_addr().unwrap().to_string();
+    let endpoint = crate::Endpoint::new(silent.to_string());
+    let endpoint = endpoint.with_addresses([open]);
+    let rules = rules().with_timeout(30 * SECOND);
+    let check = TcpConnect::new(rules).unwrap();
+    let mut verdicts = check.watch(Target::new(endpoint, ()), &());
+    let verdict = timeout(10 * SECOND, next(&mut verdicts)).await;
+    assert_eq!(verdict, Ok(Verdict::Serving), "the second one is open");
+}
+
+#[tokio::test(start_paused = true)]
+async fn http_get_says_its_host_and_what_else_it_is_told_to() {
+    type Body = Full<Bytes>;
+    let set = HttpGet::<Body>::new("/", rules()).unwrap();
+    let set = set.with_header(HOST, HeaderValue::from_static("shop"));
+    let set = set.with_header(http::header::ACCEPT, HeaderValue::from_static("text/plain"));
+    let bare = || HttpGet::<Body>::new("/", rules()).unwrap();
+    for (check, address, host, accept) in [
+        (bare(), "http://10.0.0.1:81", Some("10.0.0.1:81"), None),
+        (bare(), "https://me@a", Some("a"), None),
+        (bare(), "[::1]:80", Some("[::1]:80"), None),
+        (bare(), "unix:///run/a.sock", None, None),
+        (set, "10.0.0.1:80", Some("shop"), Some("text/plain")),
+    ] {
+        let service = service_fn(move |request: Request<Body>| {
+            let header = |name| {
+                request
+                    .headers()
+                    .get(name)
+                    .map(|value| value.to_str().unwrap())
+            };
+            let told = (header("host"), header("accept"));
+            assert_eq!(told, (host, accept), "of {address}");
+            std::future::ready(Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new())))
+        });
+        let mut verdicts = check.watch(Target::new(address, service), &());
+        assert_eq!(next(&mut verdicts).await, Verdict::Serving, "{address}");
     }
 }

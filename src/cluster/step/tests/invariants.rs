@@ -18,6 +18,9 @@ enum Act {
     DialFails(usize),
     End(usize, u8),
     StaleEnd(usize),
+    /// The reason counts, too.
+    Checked(usize, Option<u8>),
+    StaleVerdict(usize),
     Call(usize, u8),
     Probe(usize),
     Advance(u64),
@@ -32,6 +35,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => any::<usize>().prop_map(Act::DialFails),
         2 => (any::<usize>(), 0..3_u8).prop_map(|(n, end)| Act::End(n, end)),
         1 => any::<usize>().prop_map(Act::StaleEnd),
+        4 => (any::<usize>(), prop::option::of(0..2_u8)).prop_map(|(n, ill)| Act::Checked(n, ill)),
+        1 => any::<usize>().prop_map(Act::StaleVerdict),
         6 => (any::<usize>(), 0..8_u8).prop_map(|(n, outcome)| Act::Call(n, outcome)),
         1 => any::<usize>().prop_map(Act::Probe),
         3 => (0..40_000_u64).prop_map(Act::Advance),
@@ -39,7 +44,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
-    let connected = |m: &Machine, n: usize| -> Option<Dial> {
+    let by = |m: &Machine, n: usize, of: fn(&Entry<()>) -> Option<u64>| -> Option<Dial> {
         let ready: Vec<Dial> = m
             .cluster
             .rows
@@ -49,11 +54,20 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
                 Some(Dial {
                     id: entry.endpoint.id().to_string(),
                     key: row.key,
-                    connection: entry.phase.connection()?,
+                    connection: of(entry)?,
                 })
             })
             .collect();
         (!ready.is_empty()).then(|| ready[n % ready.len()].clone())
+    };
+    let connected = |m: &Machine, n| by(m, n, |entry| entry.phase.connection());
+    let usable = |m: &Machine, n| by(m, n, Entry::usable_connection);
+    let say = |m: &mut Machine, dial: &Dial, verdict| {
+        m.step(Event::Checked {
+            key: dial.key,
+            connection: dial.connection,
+            verdict,
+        });
     };
     match act {
         Act::Update(endpoints) => m.update(endpoints.into_iter().map(|(id, address, weight)| {
@@ -90,8 +104,18 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
             m.end(&dial, closed());
             m.end_dial(&dial, Ok(()));
         }
-        Act::Call(n, outcome) => {
+        Act::Checked(n, ill) if m.cluster.settings.health_checked => {
             if let Some(dial) = connected(m, n) {
+                let why = ill.map(|why| Verdict::not_serving(why.to_string()));
+                say(m, &dial, why.unwrap_or(Verdict::Serving));
+            }
+        }
+        Act::StaleVerdict(n) if !ended.is_empty() => {
+            let dial = ended[n % ended.len()].clone();
+            say(m, &dial, Verdict::Serving);
+        }
+        Act::Call(n, outcome) => {
+            if let Some(dial) = usable(m, n) {
                 let outcome = match outcome {
                     0 => Outcome::Success,
                     1 => Outcome::Ignored,
@@ -102,7 +126,7 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
         }
         // A call under way while the set changes around it.
         Act::Probe(n) => {
-            if let Some(dial) = connected(m, n) {
+            if let Some(dial) = usable(m, n) {
                 let (candidates, _) = m.publish();
                 let of = candidates
                     .all()
@@ -116,6 +140,7 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
         }
         Act::Advance(ms) => m.advance_ms(ms),
         Act::DialOk(_) | Act::LateDialOk(..) | Act::DialFails(_) | Act::StaleEnd(_) => {}
+        Act::Checked(..) | Act::StaleVerdict(_) => {}
     }
 }
 
@@ -151,7 +176,7 @@ fn assert_warm(m: &Machine) {
     let c = &m.cluster;
     let mut rising = 0;
     for entry in c.entries.values() {
-        let is_usable = entry.phase.connection().is_some() && entry.ejection.is_none();
+        let is_usable = entry.usable_connection().is_some() && entry.ejection.is_none();
         assert!(
             !(is_usable && entry.warmth == Warmth::Cold),
             "who can be used is in its window, or was"
@@ -209,8 +234,8 @@ fn assert_invariants(m: &mut Machine) {
         }
         assert_eq!(
             entry.subchannel.connection(),
-            entry.phase.connection().unwrap_or(0),
-            "calls see the connection that is up"
+            entry.usable_connection().unwrap_or(0),
+            "calls see the connection that is up, if its server is well"
         );
         let gate = entry.subchannel.health().gate();
         out += usize::from(!gate.is_open());
@@ -262,16 +287,23 @@ fn assert_invariants(m: &mut Machine) {
             row.service.is_some(),
             row.detail
                 .as_ref()
-                .map(|d| (d.last_error.is_some(), d.ejection.is_some())),
+                .map(|d| (d.last_error.is_some(), d.ejection.is_some(), &d.unhealthy)),
         );
-        let told = entry.last_error().is_some() || entry.ejection.is_some();
+        let unhealthy = entry.unhealthy().cloned();
+        let told = entry.last_error().is_some() || entry.ejection.is_some() || unhealthy.is_some();
         let true_now = (
             slot,
-            entry.phase.connection().unwrap_or(0),
+            entry.usable_connection().unwrap_or(0),
             entry.state(),
             matches!(entry.warmth, Warmth::Rising { .. }),
             entry.phase.connection().is_some(),
-            told.then(|| (entry.last_error().is_some(), entry.ejection.is_some())),
+            told.then(|| {
+                (
+                    entry.last_error().is_some(),
+                    entry.ejection.is_some(),
+                    &unhealthy,
+                )
+            }),
         );
         assert_eq!(shown, true_now, "what is published is what there is");
         assert!(
@@ -315,6 +347,15 @@ proptest! {
     ) {
         let slow_start = Some(SlowStart::new(Duration::from_secs(seconds)));
         keep_the_invariants(Settings { slow_start, ..dials(2) }, acts);
+    }
+
+    #[test]
+    fn any_events_keep_the_invariants_with_health_checks(
+        acts in prop::collection::vec(act(), 1..80),
+        slowly: bool,
+    ) {
+        let slow_start = slowly.then(|| SlowStart::new(Duration::from_secs(20)));
+        keep_the_invariants(Settings { health_checked: true, slow_start, ..dials(2) }, acts);
     }
 
     #[test]

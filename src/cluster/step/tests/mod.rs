@@ -33,6 +33,8 @@ struct Machine {
     /// Every connection number that was ever handed out.
     connections: HashSet<u64>,
     forgotten: Vec<u64>,
+    /// The connections that need not be watched any more, with the keys of their endpoints.
+    unwatched: Vec<(u64, u64)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,6 +59,7 @@ impl Machine {
             dials: Vec::new(),
             connections: HashSet::new(),
             forgotten: Vec::new(),
+            unwatched: Vec::new(),
         }
     }
 
@@ -75,7 +78,17 @@ impl Machine {
         machine
     }
 
+    /// The connections that are up, with the keys of their endpoints.
+    fn connected(&self) -> Vec<(u64, u64)> {
+        let entries = self.cluster.entries.iter();
+        entries
+            .filter_map(|(key, entry)| Some((*key, entry.phase.connection()?)))
+            .collect()
+    }
+
     fn step(&mut self, event: Event<()>) {
+        let before = self.connected();
+        let forgotten = self.forgotten.len();
         self.cluster.step(event, self.now);
         for effect in self.cluster.take_effects() {
             match effect {
@@ -94,12 +107,18 @@ impl Machine {
                         connection,
                     });
                 }
-                Effect::End { .. } => {}
+                Effect::End { key, connection } => self.unwatched.push((key, connection)),
                 Effect::Forget { key } => {
                     self.dials.retain(|dial| dial.key != key);
                     self.forgotten.push(key);
                 }
             }
+        }
+        let (after, forgotten) = (self.connected(), &self.forgotten[forgotten..]);
+        for up in before {
+            let is_watched = !self.unwatched.contains(&up) && !forgotten.contains(&up.0);
+            let is_up = after.contains(&up);
+            assert_eq!(is_watched, is_up, "who is connected is watched: {up:?}");
         }
     }
 

@@ -72,6 +72,7 @@ fn the_clock_ticks_each_step_while_somebody_is_in_its_window_and_then_no_more() 
     m.cluster.take_dirty();
     let mut ticks = 0;
     while let Some(due) = m.cluster.next_tick() {
+        assert!(ticks < 60, "no more than a window has");
         assert_eq!(due - m.now, SECOND, "a sixtieth of the window");
         m.advance_ms(999);
         assert!(!m.cluster.take_dirty(), "nothing new before");
@@ -123,6 +124,28 @@ fn those_that_are_new_together_are_equal_all_the_time() {
     steps(&mut m, 12);
     assert_factor(&mut m, "a", 0.25, "15 s");
     assert_factor(&mut m, "b", 0.2, "3 s later is not together");
+}
+
+#[test]
+fn who_begins_with_another_one_is_its_equal_before_the_next_step_too() {
+    let steep = SlowStart::new(WINDOW)
+        .with_aggression(2.0)
+        .with_min_weight_percent(1.0);
+    let settings = Settings {
+        slow_start: Some(steep),
+        ..settings()
+    };
+    let mut m = Machine::with(settings, ["a", "b", "c"]);
+    m.succeed("a");
+    for (late, time) in [("b", 700), ("c", 1_600)] {
+        m.advance_ms(time);
+        m.succeed(late);
+        for _ in 0..3 {
+            let first = factor(&mut m, "a");
+            assert_eq!(factor(&mut m, late), first, "{late} begins with a");
+            m.advance_ms(50);
+        }
+    }
 }
 
 #[test]

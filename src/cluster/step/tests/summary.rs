@@ -119,3 +119,33 @@ fn the_last_connect_error_is_told_while_something_fails() {
     m.succeed("b");
     assert_eq!(m.publish().1.last_error, None, "it is of no use any more");
 }
+
+#[test]
+fn a_connect_error_is_quoted_while_somebody_cannot_be_reached_and_no_longer() {
+    let mut m = Machine::with(
+        Settings {
+            health_checked: true,
+            ..settings()
+        },
+        ["a", "b"],
+    );
+    let a = m.succeed("a");
+    let say = |m: &mut Machine, dial: &Dial, verdict| {
+        m.step(Event::Checked {
+            key: dial.key,
+            connection: dial.connection,
+            verdict,
+        });
+    };
+    say(&mut m, &a, Verdict::not_serving("in maintenance"));
+    m.fail("b");
+    let quotes = |m: &mut Machine| m.publish().1.to_string().contains("b refused");
+    assert!(quotes(&mut m), "b is not connected");
+    m.advance_ms(1_000);
+    let b = m.succeed("b");
+    assert!(quotes(&mut m), "nor known to be well yet");
+    say(&mut m, &b, Verdict::not_serving("in maintenance"));
+    assert!(!quotes(&mut m), "b is connected now, and so is a");
+    let (_, summary) = m.publish();
+    assert_eq!((summary.failing, summary.unhealthy), (2, 2));
+}
