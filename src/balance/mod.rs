@@ -36,6 +36,7 @@ mod clock;
 mod future;
 mod layer;
 mod service;
+mod shutdown;
 mod track;
 
 pub use body::TrackedBody;
@@ -43,4 +44,5 @@ pub use builder::Builder;
 pub use future::ResponseFuture;
 pub use layer::BalanceLayer;
 pub use service::{Balance, StateWatch};
+pub use shutdown::Shutdown;
 pub use track::{Http, Plain, ReadRequest, Reclaiming, Silent, Track};

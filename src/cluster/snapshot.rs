@@ -1,11 +1,13 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::Settings;
+use crate::cluster::lifecycle::{Control, Ending};
 use crate::connection::{End, Ended, Inbox};
 use crate::endpoint::ConnectivityState;
 use crate::error::BoxError;
@@ -14,7 +16,7 @@ use crate::health::limits::Limiter;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::observe::{Ejected, EndpointReport, Report};
-use crate::policy::{Candidates, Claim, Picker};
+use crate::policy::{Candidate, Candidates, Claim, Pick, PickContext, Picker};
 use crate::probe::Prober;
 
 /// Everything that a call needs to choose an endpoint, frozen at one moment.
@@ -73,8 +75,10 @@ pub(crate) struct Summary {
     pub(crate) last_error: Option<Arc<str>>,
     /// Why one of them fails its health check.
     pub(crate) unhealthy_because: Option<Arc<str>>,
-    /// The task behind this is gone.
+    /// No call will ever find an endpoint: the task behind this is gone, or about to.
     pub(crate) closed: bool,
+    /// Because it was told to.
+    pub(crate) shut_down: bool,
 }
 
 impl Summary {
@@ -126,12 +130,23 @@ impl fmt::Display for Summary {
     }
 }
 
+/// After the end.
+#[derive(Debug)]
+struct Nobody;
+
+impl Picker for Nobody {
+    fn pick(&self, _: &mut PickContext<'_>) -> Pick {
+        Pick::Nothing
+    }
+}
+
 /// Where control plane and calls meet. Owned by the handles and the queued calls; the control plane
 /// has a weak reference, and ends when the last owner goes.
 pub(crate) struct Shared<S> {
     snapshot: ArcSwap<Snapshot<S>>,
     version: watch::Sender<u64>,
     state: watch::Sender<ConnectivityState>,
+    control: Control,
     inbox: Inbox,
     policy: &'static str,
     panic_enabled: bool,
@@ -149,6 +164,7 @@ impl<S> Shared<S> {
     pub(crate) fn new(
         snapshot: Snapshot<S>,
         inbox: Inbox,
+        control: Control,
         policy: &'static str,
         settings: &Settings,
     ) -> (Self, oneshot::Receiver<()>) {
@@ -158,6 +174,7 @@ impl<S> Shared<S> {
             snapshot: ArcSwap::from_pointee(snapshot),
             version: watch::Sender::new(0),
             state: watch::Sender::new(state),
+            control,
             inbox,
             policy,
             panic_enabled: settings.ejection.panic_threshold_percent() > 0,
@@ -195,11 +212,45 @@ impl<S> Shared<S> {
     }
 
     pub(crate) fn publish(&self, snapshot: Snapshot<S>) {
+        self.control.publishing(|| self.set(snapshot));
+    }
+
+    fn set(&self, snapshot: Snapshot<S>) {
         let state = snapshot.summary.state();
         self.snapshot.store(Arc::new(snapshot));
         self.version.send_modify(|version| *version += 1);
         self.state
             .send_if_modified(|old| std::mem::replace(old, state) != state);
+    }
+
+    /// No call finds an endpoint from now on, and after `limit` those under way are cut. Says how that went.
+    pub(crate) fn shut_down(&self, limit: Duration) -> Ending {
+        self.control.shut_down(limit, || self.set(self.shut()))
+    }
+
+    /// The last snapshot of all: what there was, and nobody to call.
+    fn shut(&self) -> Snapshot<S> {
+        let last = self.load();
+        let all = last.candidates.all().iter().map(|candidate| {
+            let subchannel = candidate.subchannel();
+            // Picks by older snapshots must not find it, either.
+            subchannel.disconnected(subchannel.connection());
+            let (endpoint, state) = (candidate.endpoint().clone(), ConnectivityState::Shutdown);
+            Candidate::new(candidate.slot(), endpoint, subchannel.clone(), 0, state)
+        });
+        Snapshot {
+            services: Vec::new(),
+            candidates: Candidates::new(all.collect::<Arc<[_]>>(), false),
+            picker: Arc::new(Nobody),
+            details: last.details.clone(),
+            summary: Summary {
+                total: last.summary.total,
+                resolved: last.summary.resolved,
+                closed: true,
+                shut_down: true,
+                ..Summary::default()
+            },
+        }
     }
 
     /// Tells of every snapshot published after this call.

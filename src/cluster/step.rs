@@ -1,6 +1,7 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
 mod age;
+mod draining;
 mod ejecting;
 mod entry;
 mod order;
@@ -54,6 +55,8 @@ pub(crate) enum Event<S> {
     Ended(Ended),
     /// An endpoint was ejected, came back, or may be probed again.
     Health { key: u64, change: Change },
+    /// Nobody gets a call any more.
+    ShutDown,
     /// Time passed.
     Tick,
 }
@@ -71,6 +74,8 @@ pub(crate) enum Effect {
     End { key: u64, connection: u64 },
     /// The endpoint left, or is not wanted now: give up a dial that is under way, or a watch.
     Forget { key: u64 },
+    /// The endpoint gets no more calls by this key, for good.
+    Left { key: u64 },
 }
 
 /// The set of endpoints and what is known of each.
@@ -174,6 +179,7 @@ impl<S: Clone> Cluster<S> {
             } => self.checked(key, connection, verdict, now),
             Event::Ended(ended) => self.ended(ended, now),
             Event::Health { key, change } => self.health(key, change, now),
+            Event::ShutDown => self.shut_down(),
             Event::Tick => {}
         }
         self.compare(now);
@@ -310,6 +316,7 @@ impl<S: Clone> Cluster<S> {
         }
         entry.subchannel.health().retire(&self.ejections);
         self.effects.push(Effect::Forget { key });
+        self.effects.push(Effect::Left { key });
     }
 
     fn start_dials(&mut self, now: Instant) {
@@ -403,6 +410,9 @@ impl<S: Clone> Cluster<S> {
     }
 
     fn ended(&mut self, ended: Ended, now: Instant) {
+        if matches!(ended.end, End::Gone) {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(&ended.key) else {
             return;
         };
@@ -430,6 +440,7 @@ impl<S: Clone> Cluster<S> {
                 debug!(endpoint = %entry.endpoint.id(), error = error.as_deref(), "connection ended");
                 entry.ended(error, backoff, now)
             }
+            End::Gone => return,
             End::NotReady(error) => {
                 let error: Arc<str> = describe(&*error).into();
                 debug!(endpoint = %entry.endpoint.id(), %error, "service is not ready any more");

@@ -51,6 +51,25 @@ pub struct EndpointReport {
     pub last_error: Option<String>,
 }
 
+/// How the calls ended that were under way when no new ones were taken any more; see
+/// [`Balance::shutdown`](crate::Balance::shutdown) and [`Balance::drain`](crate::Balance::drain).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// How many the deadline cut: they were under way when it passed, and their connections were closed.
+    pub cut: u64,
+    /// How many were under way when the deadline passed and could not be cut, since their connector has not said
+    /// [how](crate::connection::ConnectionEvents::on_cut). They go on to their own end.
+    pub left: u64,
+}
+
+impl Drained {
+    /// Whether all calls ended before the deadline.
+    pub fn is_clean(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// Why, since when and for how long an endpoint is out.
 #[derive(Debug, Clone)]
 #[non_exhaustive]

@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::limits::{Limiter, Places};
@@ -12,6 +12,9 @@ use crate::policy::{Claim, Policy};
 
 /// Called when a call's end changes the health of the endpoint with this key.
 pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
+
+/// Called when the last call of an endpoint ends that gets no more.
+type OnQuiet = Box<dyn Fn() + Send + Sync>;
 
 /// The live record of one endpoint: its load, its health and which connection is up. It stays the
 /// same through all sets of candidates for as long as the endpoint is known.
@@ -38,6 +41,7 @@ pub struct Subchannel {
     limiter: Option<Arc<Limiter>>,
     /// Calls that wait for its service.
     pending: Places,
+    on_quiet: OnceLock<OnQuiet>,
 }
 
 impl Subchannel {
@@ -58,6 +62,7 @@ impl Subchannel {
             unprobed: AtomicU64::new(0),
             limiter: None,
             pending: Places::new(),
+            on_quiet: OnceLock::new(),
         }
     }
 
@@ -180,6 +185,24 @@ impl Subchannel {
                 .connection
                 .compare_exchange(connection, 0, Ordering::SeqCst, Ordering::Relaxed)
                 .is_ok()
+    }
+
+    /// It gets no more calls: `quiet` hears of the end of the last one, and of any that slipped in and ended.
+    /// Returns how many are under way; `quiet` is not called if none are. Only the first time counts.
+    pub(crate) fn drain(&self, quiet: impl Fn() + Send + Sync + 'static) -> u32 {
+        // Ahead of the mark, by which the ends know that somebody is to be told.
+        let _ = self.on_quiet.set(Box::new(quiet));
+        self.load.drain()
+    }
+
+    /// The last call has ended, and that is waited for.
+    #[cold]
+    pub(super) fn tell_quiet(&self) {
+        if self.load.is_draining()
+            && let Some(quiet) = self.on_quiet.get()
+        {
+            quiet();
+        }
     }
 
     /// A call begins to wait for its service to be ready. `false` if too many do; who may wait owes a
@@ -373,8 +396,8 @@ impl Candidate {
             Some(entry) => entry,
         };
         let Some(entry) = entry else {
-            if begun {
-                subchannel.load.take_back();
+            if begun && subchannel.load.take_back() {
+                subchannel.tell_quiet();
             }
             if counted {
                 limiter.end();

@@ -19,6 +19,7 @@ mod ejection;
 mod ejection_streams;
 mod health_checks;
 mod hedging;
+mod lifecycle;
 mod limits;
 mod load_reports;
 mod mistakes;

@@ -50,6 +50,9 @@ pub(super) fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool 
 #[cold]
 pub(super) fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
     let summary = &snapshot.summary;
+    if summary.shut_down {
+        return Error::shut_down();
+    }
     if summary.closed {
         return Error::closed();
     }

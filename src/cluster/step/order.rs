@@ -60,6 +60,16 @@ impl Order {
         }
     }
 
+    /// Of a list that is empty, for good.
+    pub(super) fn emptied(self) -> Self {
+        Self {
+            list: Vec::new(),
+            stage: Stage::Failed,
+            seen: None,
+            ..self
+        }
+    }
+
     /// Whether there is one connection, and no other is wanted.
     pub(super) fn has_chosen(&self) -> bool {
         matches!(self.stage, Stage::Chosen(_))

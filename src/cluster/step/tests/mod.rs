@@ -94,7 +94,7 @@ impl Machine {
                         connection,
                     });
                 }
-                Effect::End { .. } => {}
+                Effect::End { .. } | Effect::Left { .. } => {}
                 Effect::Forget { key } => {
                     self.dials.retain(|dial| dial.key != key);
                     self.forgotten.push(key);
