@@ -34,6 +34,7 @@ enum Kind {
     NoOther,
     Closed,
     ShutDown,
+    UnknownEndpoint,
     Connect,
     Timeout,
     Endpoint,
@@ -116,6 +117,12 @@ impl Error {
         Self::new(Kind::ShutDown, message, None)
     }
 
+    /// No endpoint has this id.
+    pub(crate) fn unknown_endpoint(id: &str) -> Self {
+        let message = format!("no endpoint has the id {id:?}");
+        Self::new(Kind::UnknownEndpoint, message, None)
+    }
+
     /// An attempt to connect to an endpoint failed.
     pub fn connect(source: impl Into<BoxError>) -> Self {
         Self::new(Kind::Connect, "connecting failed", Some(source.into()))
@@ -175,6 +182,13 @@ impl Error {
     /// `grpc::Channel::shutdown`. The call was not sent.
     pub fn is_shut_down(&self) -> bool {
         self.inner.kind == Kind::ShutDown
+    }
+
+    /// An order named an endpoint that the source does not name; the message quotes the id. Only
+    /// [`Balance::drain`](crate::Balance::drain), [`Balance::undrain`](crate::Balance::undrain) and those of
+    /// `grpc::Channel` return this.
+    pub fn is_unknown_endpoint(&self) -> bool {
+        self.inner.kind == Kind::UnknownEndpoint
     }
 
     /// An attempt to connect failed.

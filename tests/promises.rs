@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evenkeel::balance::{
-    BalanceLayer, Builder, Http, Plain, Reclaiming, ResponseFuture, Shutdown, Silent, StateWatch,
-    TrackedBody,
+    BalanceLayer, Builder, Http, Order, Plain, Reclaiming, ResponseFuture, Shutdown, Silent,
+    StateWatch, TrackedBody,
 };
 use evenkeel::call::{
     ChosenEndpoint, HashKey, NoRetry, PreviousEndpoints, RequestInfo, SourceIp, WaitForReady,
@@ -78,6 +78,7 @@ fn a_balancer_can_be_shared_stored_and_cloned_anywhere() {
     clone::<PlainBalance>();
     ordinary::<StateWatch>();
     ordinary::<Shutdown>();
+    ordinary::<Order<Drained>>();
     clone::<StateWatch>();
     ordinary::<BalanceLayer<Plain>>();
     clone::<BalanceLayer<Plain>>();

@@ -33,6 +33,7 @@
 mod body;
 mod builder;
 mod clock;
+mod drain;
 mod future;
 mod layer;
 mod service;
@@ -41,6 +42,7 @@ mod track;
 
 pub use body::TrackedBody;
 pub use builder::Builder;
+pub use drain::Order;
 pub use future::ResponseFuture;
 pub use layer::BalanceLayer;
 pub use service::{Balance, StateWatch};

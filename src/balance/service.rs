@@ -120,6 +120,10 @@ impl<S, T> Balance<S, T> {
         }
     }
 
+    pub(super) fn own(&self) -> &Arc<Own<S>> {
+        &self.shared
+    }
+
     pub(super) fn shared(&self) -> &Shared<S> {
         &self.shared
     }

@@ -7,6 +7,8 @@
 //! processor, however large the set is and however often it changes. A policy that goes by time has its
 //! picker built anew every so often, though nothing happened ([`refresh`](crate::cluster::refresh)).
 
+mod orders;
+
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -185,6 +187,9 @@ where
         let mut dirty = false;
         self.refresh.begin(began);
         loop {
+            while let Some(key) = self.lifecycle.drained(&self.links, Instant::now()) {
+                self.cluster.drain_is_over(key);
+            }
             if self.lifecycle.tick(&self.links, Instant::now()) {
                 return;
             }
@@ -316,17 +321,6 @@ where
     fn look(&mut self, key: u64) {
         self.links.look(key);
         self.lifecycle.look(key, &self.links);
-    }
-
-    fn obey(&mut self, command: Command, sources: &mut Sources) {
-        match command {
-            Command::ShutDown { deadline } => {
-                sources.discovery = None;
-                self.probing = None;
-                self.step(Event::ShutDown);
-                self.lifecycle.shut_down(deadline, &mut self.links);
-            }
-        }
     }
 
     fn perform(&mut self) {

@@ -1,25 +1,42 @@
 //! What a balancer is told to do with itself, and how far that has come.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::drain::{Drain, deadline};
 use crate::cluster::links::Links;
+use crate::endpoint::EndpointId;
+use crate::error::Error;
 use crate::observe::Drained;
 
 /// The end to come.
 pub(crate) type Ending = Pin<Box<dyn Future<Output = Drained> + Send + Sync>>;
+
+/// The answer to come to an order.
+pub(crate) type Answer<R> = oneshot::Receiver<Result<R, Error>>;
+
+/// Where it goes.
+pub(super) type Reply<R> = oneshot::Sender<Result<R, Error>>;
 
 /// An order to the control plane.
 #[derive(Debug)]
 pub(super) enum Command {
     /// No more calls for anybody, by this deadline if there is one.
     ShutDown { deadline: Option<Instant> },
+    /// No more calls for this one, by this deadline if there is one.
+    Drain {
+        id: EndpointId,
+        deadline: Option<Instant>,
+        done: Reply<Drained>,
+    },
+    /// This one may get calls again.
+    Undrain { id: EndpointId, done: Reply<()> },
 }
 
 /// The handles' end.
@@ -33,6 +50,8 @@ pub(crate) struct Control {
 /// The control plane's end.
 pub(super) struct Lifecycle {
     shutdown: Option<Drain>,
+    /// By the keys of endpoints, with who waits for the end.
+    drains: HashMap<u64, (Drain, Vec<Reply<Drained>>)>,
     ended: watch::Sender<Option<Drained>>,
 }
 
@@ -47,6 +66,7 @@ pub(super) fn lifecycle() -> (Control, Lifecycle, mpsc::UnboundedReceiver<Comman
     };
     let lifecycle = Lifecycle {
         shutdown: None,
+        drains: HashMap::new(),
         ended: sender,
     };
     (control, lifecycle, heard)
@@ -90,6 +110,22 @@ impl Control {
     }
 }
 
+impl Control {
+    pub(super) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
+        let deadline = deadline(limit);
+        let (done, answer) = oneshot::channel();
+        // Without a reader the answer is that there is none.
+        let _ = self.commands.send(Command::Drain { id, deadline, done });
+        answer
+    }
+
+    pub(super) fn undrain(&self, id: EndpointId) -> Answer<()> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Undrain { id, done });
+        answer
+    }
+}
+
 impl Lifecycle {
     pub(super) fn is_shut_down(&self) -> bool {
         self.shutdown.is_some()
@@ -102,8 +138,39 @@ impl Lifecycle {
         self.shutdown.get_or_insert_with(drain).end_by(deadline);
     }
 
+    /// Has this endpoint drained, whose order to leave is given already.
+    pub(super) fn drain(
+        &mut self,
+        key: u64,
+        deadline: Option<Instant>,
+        done: Reply<Drained>,
+        links: &mut Links,
+    ) {
+        let begun = self.drains.entry(key);
+        let (drain, waiting) = begun.or_insert_with(|| (Drain::new([key], links), Vec::new()));
+        drain.end_by(deadline);
+        waiting.push(done);
+    }
+
+    /// An endpoint whose drain is over, if there is one.
+    pub(super) fn drained(&mut self, links: &Links, now: Instant) -> Option<u64> {
+        let drains = self.drains.iter_mut();
+        let over =
+            |(key, (drain, _)): (&u64, &mut (Drain, _))| Some((*key, drain.tick(links, now)?));
+        let (key, outcome) = drains.into_iter().find_map(over)?;
+        let (_, waiting) = self.drains.remove(&key)?;
+        for done in waiting {
+            // Nobody has to wait for it.
+            let _ = done.send(Ok(outcome));
+        }
+        Some(key)
+    }
+
     /// Something of this endpoint has ended.
     pub(super) fn look(&mut self, key: u64, links: &Links) {
+        if let Some((drain, _)) = self.drains.get_mut(&key) {
+            drain.look(key, links);
+        }
         if let Some(shutdown) = &mut self.shutdown {
             shutdown.look(key, links);
         }
@@ -111,7 +178,8 @@ impl Lifecycle {
 
     /// When [`tick`](Self::tick) is due, if nothing happens before.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.shutdown.as_ref()?.due()
+        let drains = self.drains.values().map(|(drain, _)| drain);
+        drains.chain(&self.shutdown).filter_map(Drain::due).min()
     }
 
     /// Does what is due. Whether all has ended.

@@ -33,7 +33,7 @@ mod watches;
 
 pub(crate) use clock::now;
 pub(crate) use driver::{Launch, launch};
-pub(crate) use lifecycle::Ending;
+pub(crate) use lifecycle::{Answer, Ending};
 pub(crate) use snapshot::{Shared, Snapshot};
 
 use std::sync::Arc;

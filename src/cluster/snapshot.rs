@@ -7,15 +7,15 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::Settings;
-use crate::cluster::lifecycle::{Control, Ending};
+use crate::cluster::lifecycle::{Answer, Control, Ending};
 use crate::connection::{End, Ended, Inbox};
-use crate::endpoint::ConnectivityState;
+use crate::endpoint::{ConnectivityState, EndpointId};
 use crate::error::BoxError;
 use crate::health::Cause;
 use crate::health::limits::Limiter;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::observe::{Ejected, EndpointReport, Report};
+use crate::observe::{DrainStage, Drained, Ejected, EndpointReport, Report};
 use crate::policy::{Candidate, Candidates, Claim, Pick, PickContext, Picker};
 use crate::probe::Prober;
 
@@ -44,6 +44,8 @@ pub(crate) struct Detail {
     pub(crate) ejection: Option<EjectionDetail>,
     /// Why its health check fails, if it does.
     pub(crate) unhealthy: Option<Arc<str>>,
+    /// How far that is, if it gets no calls by order.
+    pub(crate) drain: Option<DrainStage>,
 }
 
 #[derive(Debug, Clone)]
@@ -65,6 +67,8 @@ pub(crate) struct Summary {
     /// How many of those that fail do so by their health check.
     pub(crate) unhealthy: usize,
     pub(crate) ejected: usize,
+    /// How many get no calls by order.
+    pub(crate) drained: usize,
     pub(crate) panic: bool,
     /// One is connected, and the policy wants no more: those that are idle stay so.
     pub(crate) one_is_enough: bool,
@@ -113,6 +117,9 @@ impl fmt::Display for Summary {
                 self.ejected,
                 self.failing
             )?;
+        }
+        if self.drained > 0 {
+            write!(f, ", {} drained", self.drained)?;
         }
         if self.unhealthy > 0 {
             write!(f, ", {} of them by their health check", self.unhealthy)?;
@@ -228,6 +235,24 @@ impl<S> Shared<S> {
         self.control.shut_down(limit, || self.set(self.shut()))
     }
 
+    /// The endpoint of this id gets no call from now on, and after `limit` those under way are cut. Says how that
+    /// went.
+    pub(crate) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
+        let snapshot = self.load();
+        let mut all = snapshot.candidates.all().iter();
+        if let Some(candidate) = all.find(|candidate| *candidate.endpoint().id() == id) {
+            let subchannel = candidate.subchannel();
+            // At once; the control plane is about to learn why.
+            subchannel.disconnected(subchannel.connection());
+        }
+        self.control.drain(id, limit)
+    }
+
+    /// The endpoint of this id may get calls again.
+    pub(crate) fn undrain(&self, id: EndpointId) -> Answer<()> {
+        self.control.undrain(id)
+    }
+
     /// The last snapshot of all: what there was, and nobody to call.
     fn shut(&self) -> Snapshot<S> {
         let last = self.load();
@@ -325,6 +350,7 @@ impl<S> Shared<S> {
                     unhealthy: detail
                         .and_then(|d| d.unhealthy.as_deref())
                         .map(str::to_owned),
+                    drain: detail.and_then(|d| d.drain),
                     last_error: detail
                         .and_then(|d| d.last_error.as_deref())
                         .map(str::to_owned),

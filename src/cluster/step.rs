@@ -96,6 +96,8 @@ pub(crate) struct Cluster<S> {
     /// Who waits for a dial, by when it is due.
     dial_queue: BTreeSet<(Instant, u64)>,
     dialing: usize,
+    /// How many are drained.
+    drained: usize,
     /// When the endpoints are compared next, if they are.
     next_comparison: Option<Instant>,
     /// Whose connection is to be replaced, by when.
@@ -137,6 +139,7 @@ impl<S: Clone> Cluster<S> {
             order,
             dial_queue: BTreeSet::new(),
             dialing: 0,
+            drained: 0,
             next_comparison: None,
             ages: BTreeSet::new(),
             ejection_ends: BTreeSet::new(),
@@ -246,7 +249,7 @@ impl<S: Clone> Cluster<S> {
         for row in left {
             self.remove(row.key);
         }
-        self.ejections.set_endpoints(self.rows.len());
+        self.count_endpoints();
         self.reorder();
     }
 
@@ -299,24 +302,7 @@ impl<S: Clone> Cluster<S> {
         };
         debug!(endpoint = %entry.endpoint.id(), "endpoint removed");
         self.keys.remove(entry.endpoint.id());
-        match entry.phase {
-            Phase::Waiting { due } => {
-                self.dial_queue.remove(&(due, key));
-            }
-            Phase::Dialing { .. } => self.dialing -= 1,
-            Phase::Ready { connection, .. } => {
-                entry.subchannel.disconnected(connection);
-            }
-        }
-        if let Some(due) = entry.retires {
-            self.ages.remove(&(due, key));
-        }
-        if let Some(ejection) = &entry.ejection {
-            self.ejection_ends.remove(&(ejection.until, key));
-        }
-        entry.subchannel.health().retire(&self.ejections);
-        self.effects.push(Effect::Forget { key });
-        self.effects.push(Effect::Left { key });
+        self.let_go(key, &entry);
     }
 
     fn start_dials(&mut self, now: Instant) {

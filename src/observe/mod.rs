@@ -46,9 +46,30 @@ pub struct EndpointReport {
     pub ejected: Option<Ejected>,
     /// Set while it gets no calls because of its health check: why.
     pub unhealthy: Option<String>,
+    /// Set while it gets no calls because it was [drained](crate::Balance::drain). Its state is then `Shutdown`.
+    pub drain: Option<DrainStage>,
     /// Why the last attempt to connect failed, or the last connection ended; cleared when the next
     /// one is ready.
     pub last_error: Option<String>,
+}
+
+/// How far the drain of an endpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainStage {
+    /// Calls that it had are under way, or its connection is not closed yet.
+    Draining,
+    /// It has no calls left.
+    Drained,
+}
+
+impl fmt::Display for DrainStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        })
+    }
 }
 
 /// How the calls ended that were under way when no new ones were taken any more; see
@@ -97,6 +118,9 @@ impl fmt::Display for EndpointReport {
                 ", ejected ({}) for {:?} more",
                 ejected.reason, ejected.until
             )?;
+        }
+        if let Some(stage) = &self.drain {
+            write!(f, ", {stage}")?;
         }
         if let Some(why) = &self.unhealthy {
             write!(f, ", health check: {why}")?;

@@ -15,6 +15,7 @@ mod point_9_identity;
 mod probes;
 
 mod chaos;
+mod draining;
 mod ejection;
 mod ejection_streams;
 mod health_checks;

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use evenkeel::discovery::Handle;
 use evenkeel::grpc::Channel;
+use evenkeel::policy::RoundRobin;
 use evenkeel::retry::RetryPolicy;
 use evenkeel::{ConnectivityState, Error};
 use futures::channel::mpsc::UnboundedSender;
@@ -235,4 +236,86 @@ async fn the_calls_of_tonic_endpoints_are_cut_too() {
     let error = within("the stream fails", replies.message()).await;
     assert_eq!(error.unwrap_err().code(), Code::Unavailable);
     eventually("the socket is closed", || server.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_drained_server_loses_its_calls_to_the_others_and_no_call_is_lost() {
+    let servers = ["a", "b"].map(server);
+    let channel = Channel::builder()
+        .endpoints(servers.iter().map(TestServer::uri))
+        .policy(RoundRobin::default())
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    for server in &servers {
+        server.set(Behaviour::after(Duration::from_millis(5)));
+    }
+    let [drained, other] = &servers;
+    let callers = (0..8).map(|_| {
+        let channel = channel.clone();
+        async move {
+            for _ in 0..20 {
+                unary(channel.clone()).await.expect("no call is lost");
+            }
+        }
+    });
+    let drain = async {
+        eventually("both have calls", || drained.total().started > 4).await;
+        let outcome = channel.drain(drained.uri(), LONG);
+        let outcome = within("its calls end", outcome).await.unwrap();
+        assert!(outcome.is_clean(), "none was cut: {outcome:?}");
+        drained.total()
+    };
+    let (_, at_the_end) = tokio::join!(futures::future::join_all(callers), drain);
+    assert_eq!(
+        drained.total(),
+        at_the_end,
+        "it got no call after its drain"
+    );
+    eventually("its connection is closed", || drained.open() == 0).await;
+    assert_eq!(other.open(), 1, "the other one's is not");
+
+    within("it is put back", channel.undrain(drained.uri()))
+        .await
+        .unwrap();
+    all_ready(&channel).await;
+    for _ in 0..2 {
+        unary(channel.clone()).await.expect("both work");
+    }
+    assert!(drained.total().started > at_the_end.started, "it is back");
+}
+
+#[tokio::test]
+async fn a_stream_without_end_is_cut_at_the_deadline_of_a_drain() {
+    let servers = ["a", "b"].map(server);
+    let channel = Channel::builder()
+        .endpoints(servers.iter().map(TestServer::uri))
+        .policy(RoundRobin::default())
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    let mut streams = [stream(channel.clone()).await, stream(channel.clone()).await];
+    let [a, b] = &servers;
+    eventually("one at each", || {
+        [a, b].iter().all(|server| server.total().in_flight() == 1)
+    })
+    .await;
+    let drain = channel.drain(a.uri(), Duration::from_millis(100));
+    let outcome = within("the deadline holds", drain).await.unwrap();
+    assert_eq!((outcome.cut, outcome.left), (1, 0));
+    eventually("the socket is closed", || a.open() == 0).await;
+    let mut cut = 0;
+    for (requests, replies) in &mut streams {
+        // The one that was cut takes no more requests, perhaps.
+        let _ = requests.unbounded_send(EchoRequest::default());
+        match within("a word", replies.message()).await {
+            Ok(reply) => assert!(reply.is_some(), "the other one goes on"),
+            Err(status) => {
+                assert_eq!(status.code(), Code::Unavailable, "{status}");
+                cut += 1;
+            }
+        }
+    }
+    assert_eq!(cut, 1, "the one at the drained server");
+    assert_eq!(b.open(), 1);
 }

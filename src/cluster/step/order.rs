@@ -200,7 +200,7 @@ impl<S: Clone> Cluster<S> {
             .is_some_and(|entry| match entry.phase {
                 Phase::Waiting { due } => self.dial_queue.contains(&(due, key)),
                 Phase::Dialing { .. } => now < entry.last_dial() + attempt_delay,
-                Phase::Ready { .. } => false,
+                Phase::Ready { .. } | Phase::Drained { .. } => false,
             })
     }
 
@@ -252,6 +252,7 @@ impl<S: Clone> Cluster<S> {
                     entry.subchannel.disconnected(connection);
                     self.effects.push(Effect::Forget { key: other });
                 }
+                Phase::Drained { .. } => continue,
             }
             if entry.rest(&self.settings.backoff) {
                 self.touch(other);

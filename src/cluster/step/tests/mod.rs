@@ -14,6 +14,7 @@ use crate::policy::Candidates;
 mod age;
 mod checks;
 mod dialing;
+mod draining;
 mod ejection;
 mod invariants;
 mod membership;
