@@ -1,5 +1,5 @@
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use crate::endpoint::{ConnectivityState, Endpoint, EndpointId};
 use crate::health::limits::{Limiter, Places};
@@ -8,13 +8,11 @@ use crate::load::{InFlight, Measures, PeakEwma, ReportSource, Reports};
 use crate::math::Moment;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::{LoadReport, Outcome};
+use crate::policy::quiet::OnQuiet;
 use crate::policy::{Claim, Policy};
 
 /// Called when a call's end changes the health of the endpoint with this key.
 pub(crate) type OnChange = Arc<dyn Fn(u64, Change) + Send + Sync>;
-
-/// Called when the last call of an endpoint ends that gets no more.
-type OnQuiet = Box<dyn Fn() + Send + Sync>;
 
 /// The live record of one endpoint: its load, its health and which connection is up. It stays the
 /// same through all sets of candidates for as long as the endpoint is known.
@@ -41,7 +39,7 @@ pub struct Subchannel {
     limiter: Option<Arc<Limiter>>,
     /// Calls that wait for its service.
     pending: Places,
-    on_quiet: OnceLock<OnQuiet>,
+    pub(super) on_quiet: OnQuiet,
 }
 
 impl Subchannel {
@@ -62,7 +60,7 @@ impl Subchannel {
             unprobed: AtomicU64::new(0),
             limiter: None,
             pending: Places::new(),
-            on_quiet: OnceLock::new(),
+            on_quiet: OnQuiet::new(),
         }
     }
 
@@ -185,24 +183,6 @@ impl Subchannel {
                 .connection
                 .compare_exchange(connection, 0, Ordering::SeqCst, Ordering::Relaxed)
                 .is_ok()
-    }
-
-    /// It gets no more calls: `quiet` hears of the end of the last one, and of any that slipped in and ended.
-    /// Returns how many are under way; `quiet` is not called if none are. Only the first time counts.
-    pub(crate) fn drain(&self, quiet: impl Fn() + Send + Sync + 'static) -> u32 {
-        // Ahead of the mark, by which the ends know that somebody is to be told.
-        let _ = self.on_quiet.set(Box::new(quiet));
-        self.load.drain()
-    }
-
-    /// The last call has ended, and that is waited for.
-    #[cold]
-    pub(super) fn tell_quiet(&self) {
-        if self.load.is_draining()
-            && let Some(quiet) = self.on_quiet.get()
-        {
-            quiet();
-        }
     }
 
     /// A call begins to wait for its service to be ready. `false` if too many do; who may wait owes a
