@@ -33,6 +33,8 @@ enum Kind {
     Unavailable,
     NoOther,
     Closed,
+    ShutDown,
+    UnknownEndpoint,
     Connect,
     Timeout,
     Endpoint,
@@ -109,6 +111,18 @@ impl Error {
         )
     }
 
+    /// The balancer was told to take no more calls.
+    pub(crate) fn shut_down() -> Self {
+        let message = "the balancer was shut down and takes no more calls";
+        Self::new(Kind::ShutDown, message, None)
+    }
+
+    /// No endpoint has this id.
+    pub(crate) fn unknown_endpoint(id: &str) -> Self {
+        let message = format!("no endpoint has the id {id:?}");
+        Self::new(Kind::UnknownEndpoint, message, None)
+    }
+
     /// An attempt to connect to an endpoint failed.
     pub fn connect(source: impl Into<BoxError>) -> Self {
         Self::new(Kind::Connect, "connecting failed", Some(source.into()))
@@ -148,7 +162,7 @@ impl Error {
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self.inner.kind,
-            Kind::Unavailable | Kind::NoOther | Kind::Closed
+            Kind::Unavailable | Kind::NoOther | Kind::Closed | Kind::ShutDown
         )
     }
 
@@ -157,10 +171,24 @@ impl Error {
         self.inner.kind == Kind::NoOther
     }
 
-    /// The balancer's background task is gone: the runtime that it was built in was shut down, or a
-    /// policy or a source of endpoints panicked in it. The call was not sent.
+    /// The balancer takes no calls any more, for good: it was [shut down](Self::is_shut_down), or its background
+    /// task is gone, because the runtime that it was built in was shut down, or a policy or a source of endpoints
+    /// panicked in it. The call was not sent.
     pub fn is_closed(&self) -> bool {
-        self.inner.kind == Kind::Closed
+        matches!(self.inner.kind, Kind::Closed | Kind::ShutDown)
+    }
+
+    /// The balancer was shut down, by [`Balance::shutdown`](crate::Balance::shutdown) or
+    /// `grpc::Channel::shutdown`. The call was not sent.
+    pub fn is_shut_down(&self) -> bool {
+        self.inner.kind == Kind::ShutDown
+    }
+
+    /// An order named an endpoint that the source does not name; the message quotes the id. Only
+    /// [`Balance::drain`](crate::Balance::drain), [`Balance::undrain`](crate::Balance::undrain) and those of
+    /// `grpc::Channel` return this.
+    pub fn is_unknown_endpoint(&self) -> bool {
+        self.inner.kind == Kind::UnknownEndpoint
     }
 
     /// An attempt to connect failed.

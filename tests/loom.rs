@@ -548,3 +548,53 @@ fn one_of_two_halves_the_quantile() {
         assert_eq!(quantile.samples(), 2.0, "4 samples are 2, and not 1");
     });
 }
+
+#[test]
+fn the_end_of_the_last_call_is_told_if_it_is_waited_for() {
+    use evenkeel::load::InFlight;
+    loom::model(|| {
+        let calls = Arc::new(InFlight::new());
+        calls.begin();
+        calls.begin();
+        let ends = [(), ()].map(|()| {
+            let calls = calls.clone();
+            thread::spawn(move || calls.end(false))
+        });
+        let left = calls.drain();
+        let told = ends.map(|end| end.join().unwrap());
+        let told = told.iter().filter(|&&told| told).count();
+        let expected = usize::from(left > 0);
+        assert_eq!(
+            told, expected,
+            "who saw {left} under way hears of the last, once"
+        );
+        assert_eq!(calls.current(), 0);
+    });
+}
+
+#[test]
+fn a_call_that_slips_in_while_an_endpoint_drains_is_told_too() {
+    use evenkeel::load::InFlight;
+    loom::model(|| {
+        let calls = Arc::new(InFlight::new());
+        let late = {
+            let calls = calls.clone();
+            thread::spawn(move || {
+                calls.begin();
+                let told = calls.end(false);
+                // What was written ahead of the mark is seen by who is told.
+                assert!(!told || calls.is_draining(), "the mark is there");
+                told
+            })
+        };
+        let left = calls.drain();
+        let told = late.join().unwrap();
+        assert!(told || left == 0, "no end that is waited for is missed");
+        assert_eq!(calls.current(), 0);
+        assert!(
+            !calls.try_begin(0),
+            "the mark is no call, and leaves the limits alone"
+        );
+        assert!(calls.try_begin(1));
+    });
+}

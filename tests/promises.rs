@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use evenkeel::balance::{
-    BalanceLayer, Builder, Http, Plain, Reclaiming, ResponseFuture, Silent, StateWatch, TrackedBody,
+    BalanceLayer, Builder, Http, Order, Plain, Reclaiming, ResponseFuture, Shutdown, Silent,
+    StateWatch, TrackedBody,
 };
 use evenkeel::call::{
     ChosenEndpoint, HashKey, NoRetry, PreviousEndpoints, RequestInfo, SourceIp, WaitForReady,
@@ -27,7 +28,7 @@ use evenkeel::math::stride::Sequence;
 use evenkeel::math::{
     Alias, Backoff, MaglevTable, Moment, RendezvousTable, Ring, Rng, StaticStride,
 };
-use evenkeel::observe::{Ejected, EndpointReport, Report};
+use evenkeel::observe::{Drained, Ejected, EndpointReport, Report};
 use evenkeel::outcome::{ByResult, ByStatusCode, Classify, LoadReport, Outcome};
 use evenkeel::policy::{
     Adaptive, BoundedLoad, Candidate, Candidates, Claim, Connects, EndpointHashKey, HashSource,
@@ -76,6 +77,8 @@ fn a_balancer_can_be_shared_stored_and_cloned_anywhere() {
     ordinary::<PlainBalance>();
     clone::<PlainBalance>();
     ordinary::<StateWatch>();
+    ordinary::<Shutdown>();
+    ordinary::<Order<Drained>>();
     clone::<StateWatch>();
     ordinary::<BalanceLayer<Plain>>();
     clone::<BalanceLayer<Plain>>();
@@ -164,6 +167,8 @@ fn plain_data_is_plain() {
     clone::<Report>();
     ordinary::<EndpointReport>();
     ordinary::<Ejected>();
+    ordinary::<Drained>();
+    copy::<Drained>();
     ordinary::<Outcome>();
     copy::<Outcome>();
     ordinary::<ByResult>();

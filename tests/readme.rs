@@ -44,6 +44,33 @@ async fn the_second_snippet() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
+async fn the_shutdown_snippet() -> Result<(), BoxError> {
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051"])
+        .build()?;
+    // [snippet
+    let ended = channel.shutdown(Duration::from_secs(30)).await;
+    if !ended.is_clean() {
+        eprintln!("{} calls were cut", ended.cut);
+    }
+    // snippet]
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_drain_snippet() -> Result<(), BoxError> {
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints(["http://10.0.0.1:50051"])
+        .build()?;
+    // [snippet
+    #[rustfmt::skip]
+    channel.drain("http://10.0.0.1:50051", Duration::from_secs(30)).await?;
+    channel.undrain("http://10.0.0.1:50051").await?;
+    // snippet]
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_retry_snippet() -> Result<(), BoxError> {
     use evenkeel::retry::RetryPolicy;
     use tonic::Code;

@@ -33,14 +33,18 @@
 mod body;
 mod builder;
 mod clock;
+mod drain;
 mod future;
 mod layer;
 mod service;
+mod shutdown;
 mod track;
 
 pub use body::TrackedBody;
 pub use builder::Builder;
+pub use drain::Order;
 pub use future::ResponseFuture;
 pub use layer::BalanceLayer;
 pub use service::{Balance, StateWatch};
+pub use shutdown::Shutdown;
 pub use track::{Http, Plain, ReadRequest, Reclaiming, Silent, Track};

@@ -34,7 +34,7 @@ use crate::observe::Report;
 ///
 /// # End
 /// The background task and all connections live as long as one handle or one queued call does;
-/// responses under way finish.
+/// responses under way finish. [`shutdown`](Self::shutdown) ends them earlier, and the responses within a deadline.
 ///
 /// ```
 /// use evenkeel::{Balance, policy::RoundRobin};
@@ -120,9 +120,17 @@ impl<S, T> Balance<S, T> {
         }
     }
 
+    pub(super) fn own(&self) -> &Arc<Own<S>> {
+        &self.shared
+    }
+
+    pub(super) fn shared(&self) -> &Shared<S> {
+        &self.shared
+    }
+
     /// The state of the whole: `Ready` if any endpoint is, else `Connecting` if any may become so,
-    /// else `TransientFailure`; `Shutdown` once the background task is gone with its
-    /// runtime.
+    /// else `TransientFailure`; `Shutdown` once it is [shut down](Self::shutdown), or the background task is gone
+    /// with its runtime.
     pub fn state(&self) -> ConnectivityState {
         self.shared.load().summary.state()
     }

@@ -7,7 +7,8 @@
 //! processor, however large the set is and however often it changes. A policy that goes by time has its
 //! picker built anew every so often, though nothing happened ([`refresh`](crate::cluster::refresh)).
 
-use std::collections::HashMap;
+mod orders;
+
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
@@ -17,24 +18,26 @@ use futures_util::{FutureExt, StreamExt};
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::consume_budget;
-use tokio::task::{AbortHandle, Id, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until};
 
 use crate::cluster::Settings;
 use crate::cluster::checks::{Checked, Checks};
+use crate::cluster::dials::{Dial, DialResult, Dials};
+use crate::cluster::lifecycle::{Command, Lifecycle, lifecycle};
+use crate::cluster::links::Links;
 use crate::cluster::load_reports::LoadReports;
 use crate::cluster::refresh::Refresh;
 use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
-use crate::cluster::{clock, probes, watches};
+use crate::cluster::watches::{self, AbortOnDrop};
+use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
-use crate::endpoint::Endpoint;
-use crate::error::{BoxError, Error};
+use crate::error::BoxError;
 use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
-use crate::policy::{Candidates, Halted, Picker, Policy, Subchannel};
+use crate::policy::{Candidates, Halted, Picker, Policy};
 use crate::probe::{self, Probe, Watch};
 
 /// How many events are taken before the next snapshot, at most.
@@ -88,9 +91,12 @@ where
     };
     let limits = launch.settings.limits;
     let limiter = (!limits.is_off()).then(|| Arc::new(Limiter::new(limits)));
+    let (control, lifecycle, commands) = lifecycle();
+    let (links, quiet) = Links::new();
     let (shared, gone) = Shared::new(
         snapshot,
         inbox.clone(),
+        control,
         launch.policy.name(),
         &launch.settings,
     );
@@ -101,9 +107,7 @@ where
         .map(|(probe, rules)| probe::schedule(probe, rules))
         .unzip();
     let shared = Arc::new(shared.probed_by(prober).limited_by(limiter.clone()));
-    if let Some(asks) = asks {
-        probes::start(asks, &shared, launch.settings.seed, runtime);
-    }
+    let probing = asks.map(|asks| probes::start(asks, &shared, launch.settings.seed, runtime));
     let refresh = Refresh::new(launch.policy.clone());
     let mut settings = launch.settings;
     settings.listener = settings.listener.map(|_| refresh.listener());
@@ -116,9 +120,10 @@ where
         connector: Arc::new(launch.connector),
         policy: launch.policy,
         refresh,
-        dials: JoinSet::new(),
-        dialing: HashMap::new(),
-        tasks: HashMap::new(),
+        dials: Dials::new(),
+        links,
+        lifecycle,
+        probing,
         inbox,
         guard: ClosedOnDrop(Arc::downgrade(&shared)),
     };
@@ -127,6 +132,8 @@ where
         ends,
         changes,
         verdicts,
+        commands,
+        quiet,
     };
     runtime.spawn(driver.run(launch.initial, sources, gone));
     shared
@@ -138,6 +145,9 @@ struct Sources {
     ends: Outbox,
     changes: mpsc::UnboundedReceiver<(u64, Change)>,
     verdicts: mpsc::UnboundedReceiver<Checked>,
+    commands: mpsc::UnboundedReceiver<Command>,
+    /// Endpoints that have left, whose last call has ended.
+    quiet: mpsc::UnboundedReceiver<u64>,
 }
 
 struct Driver<C: Connector, W, H> {
@@ -146,25 +156,16 @@ struct Driver<C: Connector, W, H> {
     connect_timeout: Duration,
     policy: Arc<dyn Policy>,
     refresh: Refresh,
-    dials: JoinSet<Result<C::Service, BoxError>>,
-    /// The dial under way for an endpoint.
-    dialing: HashMap<u64, AbortHandle>,
-    /// Which dial a task is.
-    tasks: HashMap<Id, Dial>,
+    dials: Dials<C::Service>,
+    links: Links,
+    lifecycle: Lifecycle,
     load_reports: LoadReports<W>,
     checks: Checks<H>,
+    /// Where servers are asked for their load.
+    probing: Option<AbortOnDrop>,
     inbox: Inbox,
     guard: ClosedOnDrop<C::Service>,
 }
-
-struct Dial {
-    endpoint: Endpoint,
-    subchannel: Arc<Subchannel>,
-    connection: u64,
-    events: ConnectionEvents,
-}
-
-type DialResult<S> = Result<(Id, Result<S, BoxError>), tokio::task::JoinError>;
 
 impl<C, W, H> Driver<C, W, H>
 where
@@ -186,8 +187,16 @@ where
         let mut dirty = false;
         self.refresh.begin(began);
         loop {
+            while let Some(key) = self.lifecycle.drained(&self.links, Instant::now()) {
+                self.cluster.drain_is_over(key);
+            }
+            if self.lifecycle.tick(&self.links, Instant::now()) {
+                return;
+            }
             dirty |= self.cluster.take_dirty();
             dirty |= self.refresh.take_due(Instant::now());
+            // The last snapshot of all is there already.
+            dirty &= !self.lifecycle.is_shut_down();
             if dirty && rest_until <= Instant::now() {
                 if !self.publish() {
                     return;
@@ -202,18 +211,32 @@ where
             }
             let rests = Instant::now() < rest_until;
             let tick = self.cluster.next_tick();
-            let wakes = [tick, rests.then_some(rest_until), self.refresh.due()];
+            let wakes = [
+                tick,
+                rests.then_some(rest_until),
+                self.refresh.due(),
+                self.lifecycle.due(),
+            ];
             let wake = wakes.into_iter().flatten().min();
             let event = tokio::select! {
                 biased;
-                _ = &mut gone => return,
+                Some(command) = sources.commands.recv() => {
+                    self.obey(command, &mut sources);
+                    Event::Tick
+                }
+                // A shutdown goes on to its end.
+                _ = &mut gone, if !self.lifecycle.is_shut_down() => return,
+                Some(key) = sources.quiet.recv() => {
+                    self.look(key);
+                    Event::Tick
+                }
                 Some(ended) = sources.ends.recv() => Event::Ended(ended),
                 Some(checked) = sources.verdicts.recv() => {
                     self.checked(checked);
                     Event::Tick
                 }
                 Some((key, change)) = sources.changes.recv() => Event::Health { key, change },
-                Some(done) = self.dials.join_next_with_id() => {
+                Some(done) = self.dials.next() => {
                     self.dialed(done);
                     Event::Tick
                 }
@@ -240,11 +263,13 @@ where
         for _ in 0..MAX_BATCH {
             if let Ok(ended) = sources.ends.try_recv() {
                 self.step(Event::Ended(ended));
+            } else if let Ok(key) = sources.quiet.try_recv() {
+                self.look(key);
             } else if let Ok(checked) = sources.verdicts.try_recv() {
                 self.checked(checked);
             } else if let Ok((key, change)) = sources.changes.try_recv() {
                 self.step(Event::Health { key, change });
-            } else if let Some(done) = self.dials.try_join_next_with_id() {
+            } else if let Some(done) = self.dials.try_next() {
                 self.dialed(done);
             } else {
                 break;
@@ -283,8 +308,17 @@ where
     }
 
     fn step(&mut self, event: Event<C::Service>) {
+        if let Event::Ended(ended) = &event {
+            self.look(ended.key);
+        }
         self.cluster.step(event, Instant::now());
         self.perform();
+    }
+
+    /// Something of this endpoint has ended: its last call, or a connection.
+    fn look(&mut self, key: u64) {
+        self.links.look(key);
+        self.lifecycle.look(key, &self.links);
     }
 
     fn perform(&mut self) {
@@ -295,34 +329,17 @@ where
                     subchannel,
                     connection,
                 } => {
-                    let key = subchannel.key();
                     let inbox = self.inbox.clone();
                     let events = ConnectionEvents::new(subchannel.clone(), connection, inbox);
+                    self.links.begin(&subchannel, events.line());
+                    let dial = Dial {
+                        endpoint,
+                        subchannel,
+                        connection,
+                        events,
+                    };
                     let connector = self.connector.clone();
-                    let told = events.clone();
-                    let dialed = endpoint.clone();
-                    let limit = self.connect_timeout;
-                    let task = self.dials.spawn(async move {
-                        // In here, so that a connector which panics fails this dial only.
-                        let dial = async { connector.connect(&endpoint, told).await };
-                        match timeout(limit, dial).await {
-                            Ok(result) => result.map_err(Into::into),
-                            Err(_) => {
-                                Err(Error::timeout(format!("not connected within {limit:?}"))
-                                    .into())
-                            }
-                        }
-                    });
-                    self.tasks.insert(
-                        task.id(),
-                        Dial {
-                            endpoint: dialed,
-                            subchannel,
-                            connection,
-                            events,
-                        },
-                    );
-                    self.dialing.insert(key, task);
+                    self.dials.begin(connector, dial, self.connect_timeout);
                 }
                 Effect::End { key, connection } => {
                     self.checks.end(key, connection);
@@ -331,36 +348,27 @@ where
                 Effect::Forget { key } => {
                     self.checks.forget(key);
                     self.load_reports.forget(key);
-                    if let Some(task) = self.dialing.remove(&key) {
-                        task.abort();
-                        // It may have ended already, well, with a service that nobody wants.
-                        self.tasks.remove(&task.id());
-                    }
+                    self.dials.forget(key);
                 }
+                Effect::Left { key } => self.links.leave(key),
             }
         }
     }
 
     fn dialed(&mut self, done: DialResult<C::Service>) {
-        let (id, result) = match done {
-            Ok((id, result)) => (id, result),
-            Err(error) if error.is_cancelled() => {
-                self.tasks.remove(&error.id());
-                return;
-            }
-            Err(error) => (error.id(), Err(error.into())),
+        let Some((dial, result)) = self.dials.ended(done) else {
+            return;
         };
-        let Some(Dial {
+        let Dial {
             endpoint,
             subchannel,
             connection,
             events,
-        }) = self.tasks.remove(&id)
-        else {
-            return;
-        };
+        } = dial;
         let key = subchannel.key();
-        self.dialing.remove(&key);
+        if result.is_ok() {
+            self.links.taken_up(key);
+        }
         let wanted = self.checks.is_wanted() || self.load_reports.is_wanted();
         let service = result.as_ref().ok().filter(|_| wanted).cloned();
         self.step(Event::Dialed {

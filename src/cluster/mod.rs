@@ -19,7 +19,11 @@
 
 mod checks;
 mod clock;
+mod dials;
+mod drain;
 mod driver;
+mod lifecycle;
+mod links;
 mod load_reports;
 mod probes;
 mod refresh;
@@ -29,6 +33,7 @@ mod watches;
 
 pub(crate) use clock::now;
 pub(crate) use driver::{Launch, launch};
+pub(crate) use lifecycle::{Answer, Ending};
 pub(crate) use snapshot::{Shared, Snapshot};
 
 use std::sync::Arc;

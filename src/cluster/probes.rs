@@ -6,6 +6,7 @@ use tokio::runtime::Handle as Runtime;
 
 use crate::cluster::clock;
 use crate::cluster::snapshot::{Shared, Snapshot};
+use crate::cluster::watches::AbortOnDrop;
 use crate::math::Rng;
 use crate::policy::{Candidate, ProbeRequests};
 use crate::probe::{Probe, Request, Schedule, can_be_asked};
@@ -32,19 +33,21 @@ impl<S: Clone> Shared<S> {
     }
 }
 
-/// Starts the task that asks. It ends with the last owner of `shared`.
+/// Starts the task that asks. It ends with the last owner of `shared`, or with what is returned.
 pub(super) fn start<S, P>(
     schedule: Schedule<S, P>,
     shared: &Arc<Shared<S>>,
     seed: u64,
     runtime: &Runtime,
-) where
+) -> AbortOnDrop
+where
     S: Clone + Send + Sync + 'static,
     P: Probe<S>,
 {
     let shared = Arc::downgrade(shared);
     let mut rng = Rng::stream(seed, STREAM);
-    runtime.spawn(schedule.run(move || anyone(&shared, &mut rng), clock::now));
+    let task = runtime.spawn(schedule.run(move || anyone(&shared, &mut rng), clock::now));
+    AbortOnDrop(task.abort_handle())
 }
 
 /// An endpoint at random that can take calls and be asked.

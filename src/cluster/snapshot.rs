@@ -1,20 +1,22 @@
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use crate::cluster::Settings;
+use crate::cluster::lifecycle::{Answer, Control, Ending};
 use crate::connection::{End, Ended, Inbox};
-use crate::endpoint::ConnectivityState;
+use crate::endpoint::{ConnectivityState, EndpointId};
 use crate::error::BoxError;
 use crate::health::Cause;
 use crate::health::limits::Limiter;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::observe::{Ejected, EndpointReport, Report};
-use crate::policy::{Candidates, Claim, Picker};
+use crate::observe::{DrainStage, Drained, Ejected, EndpointReport, Report};
+use crate::policy::{Candidate, Candidates, Claim, Pick, PickContext, Picker};
 use crate::probe::Prober;
 
 /// Everything that a call needs to choose an endpoint, frozen at one moment.
@@ -42,6 +44,8 @@ pub(crate) struct Detail {
     pub(crate) ejection: Option<EjectionDetail>,
     /// Why its health check fails, if it does.
     pub(crate) unhealthy: Option<Arc<str>>,
+    /// How far that is, if it gets no calls by order.
+    pub(crate) drain: Option<DrainStage>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,6 +67,8 @@ pub(crate) struct Summary {
     /// How many of those that fail do so by their health check.
     pub(crate) unhealthy: usize,
     pub(crate) ejected: usize,
+    /// How many get no calls by order.
+    pub(crate) drained: usize,
     pub(crate) panic: bool,
     /// Calls go to ejected endpoints too: what a panic comes to, unless calls are to fail in it.
     pub(crate) ignores_ejections: bool,
@@ -75,8 +81,10 @@ pub(crate) struct Summary {
     pub(crate) last_error: Option<Arc<str>>,
     /// Why one of them fails its health check.
     pub(crate) unhealthy_because: Option<Arc<str>>,
-    /// The task behind this is gone.
+    /// No call will ever find an endpoint: the task behind this is gone, or about to.
     pub(crate) closed: bool,
+    /// Because it was told to.
+    pub(crate) shut_down: bool,
 }
 
 impl Summary {
@@ -120,6 +128,9 @@ impl fmt::Display for Summary {
         if self.is_halted() {
             f.write_str(", so few that calls fail until there are more")?;
         }
+        if self.drained > 0 {
+            write!(f, ", {} drained", self.drained)?;
+        }
         if self.unhealthy > 0 {
             write!(f, ", {} of them by their health check", self.unhealthy)?;
         }
@@ -136,12 +147,23 @@ impl fmt::Display for Summary {
     }
 }
 
+/// After the end.
+#[derive(Debug)]
+struct Nobody;
+
+impl Picker for Nobody {
+    fn pick(&self, _: &mut PickContext<'_>) -> Pick {
+        Pick::Nothing
+    }
+}
+
 /// Where control plane and calls meet. Owned by the handles and the queued calls; the control plane
 /// has a weak reference, and ends when the last owner goes.
 pub(crate) struct Shared<S> {
     snapshot: ArcSwap<Snapshot<S>>,
     version: watch::Sender<u64>,
     state: watch::Sender<ConnectivityState>,
+    control: Control,
     inbox: Inbox,
     policy: &'static str,
     panic_enabled: bool,
@@ -159,6 +181,7 @@ impl<S> Shared<S> {
     pub(crate) fn new(
         snapshot: Snapshot<S>,
         inbox: Inbox,
+        control: Control,
         policy: &'static str,
         settings: &Settings,
     ) -> (Self, oneshot::Receiver<()>) {
@@ -168,6 +191,7 @@ impl<S> Shared<S> {
             snapshot: ArcSwap::from_pointee(snapshot),
             version: watch::Sender::new(0),
             state: watch::Sender::new(state),
+            control,
             inbox,
             policy,
             panic_enabled: settings.ejection.panic_threshold_percent() > 0
@@ -206,11 +230,63 @@ impl<S> Shared<S> {
     }
 
     pub(crate) fn publish(&self, snapshot: Snapshot<S>) {
+        self.control.publishing(|| self.set(snapshot));
+    }
+
+    fn set(&self, snapshot: Snapshot<S>) {
         let state = snapshot.summary.state();
         self.snapshot.store(Arc::new(snapshot));
         self.version.send_modify(|version| *version += 1);
         self.state
             .send_if_modified(|old| std::mem::replace(old, state) != state);
+    }
+
+    /// No call finds an endpoint from now on, and after `limit` those under way are cut. Says how that went.
+    pub(crate) fn shut_down(&self, limit: Duration) -> Ending {
+        self.control.shut_down(limit, || self.set(self.shut()))
+    }
+
+    /// The endpoint of this id gets no call from now on, and after `limit` those under way are cut. Says how that
+    /// went.
+    pub(crate) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
+        let snapshot = self.load();
+        let mut all = snapshot.candidates.all().iter();
+        if let Some(candidate) = all.find(|candidate| *candidate.endpoint().id() == id) {
+            let subchannel = candidate.subchannel();
+            // At once; the control plane is about to learn why.
+            subchannel.disconnected(subchannel.connection());
+        }
+        self.control.drain(id, limit)
+    }
+
+    /// The endpoint of this id may get calls again.
+    pub(crate) fn undrain(&self, id: EndpointId) -> Answer<()> {
+        self.control.undrain(id)
+    }
+
+    /// The last snapshot of all: what there was, and nobody to call.
+    fn shut(&self) -> Snapshot<S> {
+        let last = self.load();
+        let all = last.candidates.all().iter().map(|candidate| {
+            let subchannel = candidate.subchannel();
+            // Picks by older snapshots must not find it, either.
+            subchannel.disconnected(subchannel.connection());
+            let (endpoint, state) = (candidate.endpoint().clone(), ConnectivityState::Shutdown);
+            Candidate::new(candidate.slot(), endpoint, subchannel.clone(), 0, state)
+        });
+        Snapshot {
+            services: Vec::new(),
+            candidates: Candidates::new(all.collect::<Arc<[_]>>(), false),
+            picker: Arc::new(Nobody),
+            details: last.details.clone(),
+            summary: Summary {
+                total: last.summary.total,
+                resolved: last.summary.resolved,
+                closed: true,
+                shut_down: true,
+                ..Summary::default()
+            },
+        }
     }
 
     /// Tells of every snapshot published after this call.
@@ -286,6 +362,7 @@ impl<S> Shared<S> {
                     unhealthy: detail
                         .and_then(|d| d.unhealthy.as_deref())
                         .map(str::to_owned),
+                    drain: detail.and_then(|d| d.drain),
                     last_error: detail
                         .and_then(|d| d.last_error.as_deref())
                         .map(str::to_owned),
@@ -313,6 +390,7 @@ pub(crate) type Outbox = mpsc::UnboundedReceiver<Ended>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::lifecycle::lifecycle;
     use crate::policy::{Policy, RoundRobin};
 
     #[test]
@@ -328,7 +406,8 @@ mod tests {
             summary: Summary::default(),
         };
         let (inbox, mut ends) = mpsc::unbounded_channel();
-        let (shared, _gone) = Shared::new(snapshot, inbox, "test", &Settings::default());
+        let (control, _lifecycle, _commands) = lifecycle();
+        let (shared, _gone) = Shared::new(snapshot, inbox, control, "test", &Settings::default());
         candidates.all()[0].subchannel().disconnected(1);
         for claim in [first, second] {
             shared.not_ready(claim, "broken".into());

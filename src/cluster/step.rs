@@ -1,6 +1,7 @@
 //! The rules of the control plane: events in, effects out. No clock, no I/O, no tasks.
 
 mod age;
+mod draining;
 mod ejecting;
 mod entry;
 mod order;
@@ -54,6 +55,8 @@ pub(crate) enum Event<S> {
     Ended(Ended),
     /// An endpoint was ejected, came back, or may be probed again.
     Health { key: u64, change: Change },
+    /// Nobody gets a call any more.
+    ShutDown,
     /// Time passed.
     Tick,
 }
@@ -71,6 +74,8 @@ pub(crate) enum Effect {
     End { key: u64, connection: u64 },
     /// The endpoint left, or is not wanted now: give up a dial that is under way, or a watch.
     Forget { key: u64 },
+    /// The endpoint gets no more calls by this key, for good.
+    Left { key: u64 },
 }
 
 /// The set of endpoints and what is known of each.
@@ -91,6 +96,8 @@ pub(crate) struct Cluster<S> {
     /// Who waits for a dial, by when it is due.
     dial_queue: BTreeSet<(Instant, u64)>,
     dialing: usize,
+    /// How many are drained.
+    drained: usize,
     /// When the endpoints are compared next, if they are.
     next_comparison: Option<Instant>,
     /// Whose connection is to be replaced, by when.
@@ -132,6 +139,7 @@ impl<S: Clone> Cluster<S> {
             order,
             dial_queue: BTreeSet::new(),
             dialing: 0,
+            drained: 0,
             next_comparison: None,
             ages: BTreeSet::new(),
             ejection_ends: BTreeSet::new(),
@@ -174,6 +182,7 @@ impl<S: Clone> Cluster<S> {
             } => self.checked(key, connection, verdict, now),
             Event::Ended(ended) => self.ended(ended, now),
             Event::Health { key, change } => self.health(key, change, now),
+            Event::ShutDown => self.shut_down(),
             Event::Tick => {}
         }
         self.compare(now);
@@ -240,7 +249,7 @@ impl<S: Clone> Cluster<S> {
         for row in left {
             self.remove(row.key);
         }
-        self.ejections.set_endpoints(self.rows.len());
+        self.count_endpoints();
         self.reorder();
     }
 
@@ -293,23 +302,7 @@ impl<S: Clone> Cluster<S> {
         };
         debug!(endpoint = %entry.endpoint.id(), "endpoint removed");
         self.keys.remove(entry.endpoint.id());
-        match entry.phase {
-            Phase::Waiting { due } => {
-                self.dial_queue.remove(&(due, key));
-            }
-            Phase::Dialing { .. } => self.dialing -= 1,
-            Phase::Ready { connection, .. } => {
-                entry.subchannel.disconnected(connection);
-            }
-        }
-        if let Some(due) = entry.retires {
-            self.ages.remove(&(due, key));
-        }
-        if let Some(ejection) = &entry.ejection {
-            self.ejection_ends.remove(&(ejection.until, key));
-        }
-        entry.subchannel.health().retire(&self.ejections);
-        self.effects.push(Effect::Forget { key });
+        self.let_go(key, &entry);
     }
 
     fn start_dials(&mut self, now: Instant) {
@@ -406,6 +399,9 @@ impl<S: Clone> Cluster<S> {
     }
 
     fn ended(&mut self, ended: Ended, now: Instant) {
+        if matches!(ended.end, End::Gone) {
+            return;
+        }
         let Some(entry) = self.entries.get_mut(&ended.key) else {
             return;
         };
@@ -438,6 +434,7 @@ impl<S: Clone> Cluster<S> {
                 debug!(endpoint = %entry.endpoint.id(), error = error.as_deref(), "connection ended");
                 entry.ended(error, backoff, now)
             }
+            End::Gone => return,
             End::NotReady(error) => {
                 let error: Arc<str> = describe(&*error).into();
                 debug!(endpoint = %entry.endpoint.id(), %error, "service is not ready any more");

@@ -37,7 +37,8 @@ struct Running {
     _task: AbortOnDrop,
 }
 
-struct AbortOnDrop(AbortHandle);
+/// A task that ends with who started it.
+pub(super) struct AbortOnDrop(pub(super) AbortHandle);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

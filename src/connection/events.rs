@@ -1,6 +1,6 @@
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::mpsc;
 
@@ -18,6 +18,8 @@ pub(crate) enum End {
     NotReady(BoxError),
     /// The peer takes no new calls and wants to be left alone for a while.
     BackOff(BoxError),
+    /// It has left the picks before, and now nothing is left of it. Only of those that can be cut.
+    Gone,
 }
 
 /// The end of a connection, as the control plane hears of it.
@@ -36,6 +38,8 @@ pub(crate) type Inbox = mpsc::UnboundedSender<Ended>;
 /// The word takes effect at once, before the control plane has heard it: no call is dispatched to
 /// the connection after [`draining`](Self::draining) or [`closed`](Self::closed) has returned. Only
 /// the first word counts.
+///
+/// The other way, the balancer tells by it that the connection is to be [closed at once](Self::on_cut).
 #[derive(Clone)]
 pub struct ConnectionEvents {
     inner: Arc<Inner>,
@@ -46,6 +50,16 @@ struct Inner {
     connection: u64,
     ended: AtomicBool,
     inbox: Option<Inbox>,
+    /// Looked at when a connection begins and when it is cut, and not by calls.
+    cut: Mutex<Cut>,
+}
+
+/// How the connection is closed with its calls under way.
+enum Cut {
+    /// Nobody has said how.
+    Unknown,
+    By(Box<dyn FnOnce() + Send>),
+    Done,
 }
 
 impl ConnectionEvents {
@@ -56,6 +70,7 @@ impl ConnectionEvents {
                 connection,
                 ended: AtomicBool::new(false),
                 inbox: Some(inbox),
+                cut: Mutex::new(Cut::Unknown),
             }),
         }
     }
@@ -69,6 +84,7 @@ impl ConnectionEvents {
                 connection: 0,
                 ended: AtomicBool::new(false),
                 inbox: None,
+                cut: Mutex::new(Cut::Unknown),
             }),
         }
     }
@@ -93,6 +109,31 @@ impl ConnectionEvents {
     /// Its service failed to become ready, which a watch found out.
     pub(crate) fn not_ready(&self, error: BoxError) {
         self.end(End::NotReady(error));
+    }
+
+    /// Says how the connection is closed at once, with the calls under way on it, which are to fail: `cut` is
+    /// called when the deadline of a [shutdown](crate::Balance::shutdown) or a [drain](crate::Balance::drain) is
+    /// over, at most once, and by this very method if that was before. It must not block. Only the first one
+    /// counts.
+    ///
+    /// Who says so keeps these events, or a clone, for as long as the connection is open, and no longer: by the drop
+    /// of the last clone the balancer knows that it is closed. Without this a connection cannot be cut: its service
+    /// is dropped, and the calls under way go on to their own end.
+    pub fn on_cut(&self, cut: impl FnOnce() + Send + 'static) {
+        let mut state = self.inner.cut();
+        match *state {
+            Cut::Unknown => *state = Cut::By(Box::new(cut)),
+            Cut::By(_) => {}
+            Cut::Done => {
+                drop(state);
+                cut();
+            }
+        }
+    }
+
+    /// The connection, as the balancer holds on to it without keeping it open.
+    pub(crate) fn line(&self) -> Line {
+        Line(Arc::downgrade(&self.inner))
     }
 
     /// Whether the connection has ended or is draining.
@@ -122,6 +163,62 @@ impl ConnectionEvents {
                 end,
             });
         }
+    }
+}
+
+impl Inner {
+    fn cut(&self) -> MutexGuard<'_, Cut> {
+        // Nothing of a user's runs under the lock.
+        self.cut.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let known = !matches!(*self.cut(), Cut::Unknown);
+        if known && let Some(inbox) = &self.inbox {
+            let _ = inbox.send(Ended {
+                key: self.subchannel.key(),
+                connection: self.connection,
+                end: End::Gone,
+            });
+        }
+    }
+}
+
+/// A connection that may be open yet.
+#[derive(Debug)]
+pub(crate) struct Line(Weak<Inner>);
+
+impl Line {
+    /// Whether anything is left of it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.0.strong_count() > 0
+    }
+
+    /// Whether it is known how to close it at once. Of one that is not open it is not.
+    pub(crate) fn can_be_cut(&self) -> bool {
+        let open = self.0.upgrade();
+        open.is_some_and(|inner| !matches!(*inner.cut(), Cut::Unknown))
+    }
+
+    /// Closes it, with the calls under way.
+    pub(crate) fn cut(&self) {
+        let Some(inner) = self.0.upgrade() else {
+            return;
+        };
+        let cut = std::mem::replace(&mut *inner.cut(), Cut::Done);
+        if let Cut::By(cut) = cut {
+            cut();
+        }
+    }
+}
+
+impl fmt::Debug for Inner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inner")
+            .field("connection", &self.connection)
+            .finish_non_exhaustive()
     }
 }
 

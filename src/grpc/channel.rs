@@ -118,6 +118,10 @@ impl<S> Channel<S> {
         self.calls.balance().report()
     }
 
+    pub(super) fn calls(&self) -> &Calls<S> {
+        &self.calls
+    }
+
     /// A timer on the current runtime, or on the one that the channel was built in. `None` if
     /// neither is there: then nothing else of the call can move either.
     fn timer(&self, limit: Duration) -> Option<Pin<Box<Sleep>>> {

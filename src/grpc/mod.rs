@@ -17,6 +17,7 @@ mod load_reports;
 mod methods;
 mod probe;
 mod server_stream;
+mod shutdown;
 mod status;
 #[cfg(feature = "tls")]
 mod tls;

@@ -35,7 +35,8 @@ use crate::error::{BoxError, Error};
 use crate::grpc::builder::{Builder, Own, Sealed, Source};
 use crate::grpc::health_check::HealthCheck;
 use crate::grpc::http2::{
-    AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen, Stall,
+    AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen,
+    Sever, Severable, Stall,
 };
 use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
@@ -194,7 +195,7 @@ impl OneDial {
 }
 
 impl Service<Uri> for OneDial {
-    type Response = TokioIo<ObservedIo<TcpStream>>;
+    type Response = TokioIo<ObservedIo<Severable<TcpStream>>>;
     type Error = BoxError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
@@ -210,6 +211,9 @@ impl Service<Uri> for OneDial {
         let dial = self.http.call(uri);
         Box::pin(async move {
             let stream = dial.await?.into_inner();
+            let sever = Sever::default();
+            let stream = Severable::new(stream, sever.clone());
+            watch.events.on_cut(move || sever.sever());
             let counted = watch.gauge.enter();
             let (io, seen) =
                 ObservedIo::new(stream, watch.events, watch.refusing, watch.stall, counted);

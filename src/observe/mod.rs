@@ -47,9 +47,49 @@ pub struct EndpointReport {
     pub ejected: Option<Ejected>,
     /// Set while it gets no calls because of its health check: why.
     pub unhealthy: Option<String>,
+    /// Set while it gets no calls because it was [drained](crate::Balance::drain). Its state is then `Shutdown`.
+    pub drain: Option<DrainStage>,
     /// Why the last attempt to connect failed, or the last connection ended; cleared when the next
     /// one is ready.
     pub last_error: Option<String>,
+}
+
+/// How far the drain of an endpoint is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DrainStage {
+    /// Calls that it had are under way, or its connection is not closed yet.
+    Draining,
+    /// It has no calls left.
+    Drained,
+}
+
+impl fmt::Display for DrainStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+        })
+    }
+}
+
+/// How the calls ended that were under way when no new ones were taken any more; see
+/// [`Balance::shutdown`](crate::Balance::shutdown) and [`Balance::drain`](crate::Balance::drain).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Drained {
+    /// How many the deadline cut: they were under way when it passed, and their connections were closed.
+    pub cut: u64,
+    /// How many were under way when the deadline passed and could not be cut, since their connector has not said
+    /// [how](crate::connection::ConnectionEvents::on_cut). They go on to their own end.
+    pub left: u64,
+}
+
+impl Drained {
+    /// Whether all calls ended before the deadline.
+    pub fn is_clean(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// Why, since when and for how long an endpoint is out.
@@ -79,6 +119,9 @@ impl fmt::Display for EndpointReport {
                 ", ejected ({}) for {:?} more",
                 ejected.reason, ejected.until
             )?;
+        }
+        if let Some(stage) = &self.drain {
+            write!(f, ", {stage}")?;
         }
         if let Some(why) = &self.unhealthy {
             write!(f, ", health check: {why}")?;

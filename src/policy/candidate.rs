@@ -8,6 +8,7 @@ use crate::load::{InFlight, Measures, PeakEwma, ReportSource, Reports};
 use crate::math::Moment;
 use crate::math::atomic::{AtomicU64, Ordering};
 use crate::outcome::{LoadReport, Outcome};
+use crate::policy::quiet::OnQuiet;
 use crate::policy::{Claim, Policy};
 
 /// Called when a call's end changes the health of the endpoint with this key.
@@ -38,6 +39,7 @@ pub struct Subchannel {
     limiter: Option<Arc<Limiter>>,
     /// Calls that wait for its service.
     pending: Places,
+    pub(super) on_quiet: OnQuiet,
 }
 
 impl Subchannel {
@@ -58,6 +60,7 @@ impl Subchannel {
             unprobed: AtomicU64::new(0),
             limiter: None,
             pending: Places::new(),
+            on_quiet: OnQuiet::new(),
         }
     }
 
@@ -374,7 +377,9 @@ impl Candidate {
             Some(entry) => entry,
             None if ignore_ejections => Entry::Normal,
             None => {
-                subchannel.load.take_back();
+                if subchannel.load.take_back() {
+                    subchannel.tell_quiet();
+                }
                 return Ok(None);
             }
         };

@@ -224,14 +224,17 @@ impl Drop for Claim {
     fn drop(&mut self) {
         let subchannel = &*self.subchannel;
         let end = self.terms.end();
-        if end == End::Unsent {
-            subchannel.load().take_back();
+        let last = if end == End::Unsent {
+            subchannel.load().take_back()
         } else {
-            subchannel.load().end(end.outcome().is_failed());
-        }
+            subchannel.load().end(end.outcome().is_failed())
+        };
         subchannel.record(end.outcome(), self.terms.entry());
         if self.terms.is_counted() {
             subchannel.uncount();
+        }
+        if last {
+            subchannel.tell_quiet();
         }
     }
 }

@@ -85,6 +85,7 @@ mod peak_ewma;
 mod pick_first;
 mod pooled;
 mod prequal;
+mod quiet;
 mod random;
 mod rendezvous;
 mod ring_hash;

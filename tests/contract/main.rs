@@ -15,11 +15,13 @@ mod point_9_identity;
 mod probes;
 
 mod chaos;
+mod draining;
 mod ejection;
 mod ejection_rules;
 mod ejection_streams;
 mod health_checks;
 mod hedging;
+mod lifecycle;
 mod limits;
 mod load_reports;
 mod mistakes;

@@ -24,6 +24,7 @@ mod retries;
 mod runtime;
 #[cfg(feature = "service-config")]
 mod service_config;
+mod shutdown;
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;

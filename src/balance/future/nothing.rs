@@ -40,7 +40,8 @@ pub(super) fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool 
         && (all.clone()).any(|c| c.is_connected() && c.subchannel().health().admits());
     // An endpoint that is on its way, or one whose end the snapshot does not show yet.
     all.any(|c| match c.state() {
-        ConnectivityState::TransientFailure => false,
+        // What is drained is no more than what fails.
+        ConnectivityState::TransientFailure | ConnectivityState::Shutdown => false,
         ConnectivityState::Idle if idle_stay_idle => false,
         _ => !c.is_connected(),
     })
@@ -50,6 +51,9 @@ pub(super) fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool 
 #[cold]
 pub(super) fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
     let summary = &snapshot.summary;
+    if summary.shut_down {
+        return Error::shut_down();
+    }
     if summary.closed {
         return Error::closed();
     }

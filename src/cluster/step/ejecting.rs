@@ -10,7 +10,9 @@ use crate::health::{Cause, Change, Counts, Entry};
 impl<S: Clone> Cluster<S> {
     /// The health of an endpoint changed.
     pub(super) fn health(&mut self, key: u64, change: Change, now: Instant) {
-        let Some(entry) = self.entries.get_mut(&key) else {
+        let entry = self.entries.get_mut(&key);
+        // What it did before it was drained may be heard of after.
+        let Some(entry) = entry.filter(|entry| !entry.is_drained()) else {
             return;
         };
         match change {

@@ -10,6 +10,7 @@ use crate::connection::End;
 use crate::endpoint::{ConnectivityState, Endpoint};
 use crate::health::{Cause, Ejection, OutlierDetection, Verdict};
 use crate::math::{Backoff, Rng};
+use crate::observe::DrainStage;
 use crate::policy::{Candidate, Subchannel};
 
 /// A healthy stretch of an interval takes one off the count of ejections in a row: this where no interval is
@@ -45,6 +46,8 @@ pub(super) enum Phase<S> {
         service: S,
         health: Checked,
     },
+    /// Out by order. `over`: so are the calls that it had.
+    Drained { over: bool },
 }
 
 /// What active checks say of a connection.
@@ -120,6 +123,7 @@ impl<S: Clone> Entry<S> {
 
     pub(super) fn state(&self) -> ConnectivityState {
         match self.phase {
+            Phase::Drained { .. } => ConnectivityState::Shutdown,
             Phase::Ready { .. } if self.usable_connection().is_some() => ConnectivityState::Ready,
             _ if self.failing => ConnectivityState::TransientFailure,
             Phase::Dialing { .. } | Phase::Ready { .. } => ConnectivityState::Connecting,
@@ -176,14 +180,38 @@ impl<S: Clone> Entry<S> {
     /// What a report says beside the candidate, if anything.
     pub(super) fn detail(&self) -> Option<Arc<Detail>> {
         let unhealthy = self.unhealthy();
-        let told = self.last_error.is_some() || self.ejection.is_some() || unhealthy.is_some();
+        let drain = match self.phase {
+            Phase::Drained { over: false } => Some(DrainStage::Draining),
+            Phase::Drained { over: true } => Some(DrainStage::Drained),
+            _ => None,
+        };
+        let told = self.last_error.is_some()
+            || self.ejection.is_some()
+            || unhealthy.is_some()
+            || drain.is_some();
         told.then(|| {
             Arc::new(Detail {
                 last_error: self.last_error.clone(),
                 ejection: self.ejection.clone(),
                 unhealthy: unhealthy.cloned(),
+                drain,
             })
         })
+    }
+
+    /// Whether it is out by order.
+    pub(super) fn is_drained(&self) -> bool {
+        matches!(self.phase, Phase::Drained { .. })
+    }
+
+    /// It gets no more calls, and what it did is forgotten.
+    pub(super) fn drain(&mut self) {
+        self.phase = Phase::Drained { over: false };
+        self.ejection = None;
+        self.retires = None;
+        self.warmth = Warmth::Cold;
+        self.failing = false;
+        self.last_error = None;
     }
 
     /// Whether it failed since it was last ready.

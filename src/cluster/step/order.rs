@@ -60,6 +60,16 @@ impl Order {
         }
     }
 
+    /// Of a list that is empty, for good.
+    pub(super) fn emptied(self) -> Self {
+        Self {
+            list: Vec::new(),
+            stage: Stage::Failed,
+            seen: None,
+            ..self
+        }
+    }
+
     /// Whether there is one connection, and no other is wanted.
     pub(super) fn has_chosen(&self) -> bool {
         matches!(self.stage, Stage::Chosen(_))
@@ -190,7 +200,7 @@ impl<S: Clone> Cluster<S> {
             .is_some_and(|entry| match entry.phase {
                 Phase::Waiting { due } => self.dial_queue.contains(&(due, key)),
                 Phase::Dialing { .. } => now < entry.last_dial() + attempt_delay,
-                Phase::Ready { .. } => false,
+                Phase::Ready { .. } | Phase::Drained { .. } => false,
             })
     }
 
@@ -242,6 +252,7 @@ impl<S: Clone> Cluster<S> {
                     entry.subchannel.disconnected(connection);
                     self.effects.push(Effect::Forget { key: other });
                 }
+                Phase::Drained { .. } => continue,
             }
             if entry.rest(&self.settings.backoff) {
                 self.touch(other);

@@ -46,6 +46,10 @@ impl<S: Clone> Cluster<S> {
                 summary.unhealthy += 1;
                 summary.unhealthy_because.get_or_insert_with(|| why.clone());
             }
+            if candidate.state() == ConnectivityState::Shutdown {
+                summary.drained += 1;
+                continue;
+            }
             let open = candidate.subchannel().health().gate().is_open();
             match candidate.state() {
                 ConnectivityState::Ready if open => usable += 1,
@@ -61,7 +65,7 @@ impl<S: Clone> Cluster<S> {
         // Where one is to be connected, it is all that there can be.
         let (least, of) = match self.order {
             Some(_) => (usable.min(1), 1),
-            None => (usable, summary.total),
+            None => (usable, summary.total - summary.drained),
         };
         summary.panic = summary.ejected > 0 && is_panic(least, of, threshold);
         summary.ignores_ejections = summary.panic && !self.settings.ejection.fails_in_panic();

@@ -278,13 +278,19 @@ impl Inner {
         let caller = Caller::default();
         let stall = Stall::new(&caller, self.settings.keep_alive_timeout);
         let (io, settings_seen) =
-            ObservedIo::new(transport, events, refusing.clone(), stall, counted);
+            ObservedIo::new(transport, events.clone(), refusing.clone(), stall, counted);
         let (tasks, driver) = Tasks::new();
         let io = Parting::new(io, refusing.clone());
         let io = Corked::new(io, driver.cork());
         let builder = self.builder(tasks.clone());
         let (sender, connection) = builder.handshake(TokioIo::new(io)).await?;
         let driver = AbortOnDrop(Some(tokio::spawn(driver)));
+        if let Some(task) = &driver.0 {
+            // The task is the connection: all of its calls go with it.
+            let task = task.abort_handle();
+            events.on_cut(move || task.abort());
+        }
+        drop(events);
         match settings_seen.await {
             Ok(seen) => seen?,
             Err(_) => return Err("the connection's task is gone".into()),

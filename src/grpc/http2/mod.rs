@@ -12,6 +12,7 @@
 //! - `farewell`: keeps a server's first GOAWAY back until what is queued is sent, because a server
 //!   that is sent requests while it closes loses its last responses;
 //! - `parting`: keeps window updates from such a server too, for the same reason;
+//! - `severed`: ends a transport whose task is not ours, by order;
 //! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `tcp`, `race`: to whichever of an endpoint's addresses answers first;
@@ -34,6 +35,7 @@ mod race;
 mod replay;
 mod service;
 mod settings;
+mod severed;
 mod stall;
 mod tcp;
 mod unwritten;
@@ -48,6 +50,7 @@ pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
 pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+pub(super) use severed::{Sever, Severable};
 pub(super) use stall::{Caller, Stall};
 
 #[cfg(test)]

@@ -23,6 +23,9 @@ enum Act {
     StaleVerdict(usize),
     Call(usize, u8),
     Probe(usize),
+    Drain(usize),
+    Undrain(usize),
+    DrainIsOver(usize),
     Advance(u64),
 }
 
@@ -39,6 +42,9 @@ fn act() -> impl Strategy<Value = Act> {
         1 => any::<usize>().prop_map(Act::StaleVerdict),
         6 => (any::<usize>(), 0..8_u8).prop_map(|(n, outcome)| Act::Call(n, outcome)),
         1 => any::<usize>().prop_map(Act::Probe),
+        1 => any::<usize>().prop_map(Act::Drain),
+        1 => any::<usize>().prop_map(Act::Undrain),
+        1 => any::<usize>().prop_map(Act::DrainIsOver),
         3 => (0..40_000_u64).prop_map(Act::Advance),
     ]
 }
@@ -68,6 +74,11 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
             connection: dial.connection,
             verdict,
         });
+    };
+    let named = |m: &Machine, n: usize| -> Option<String> {
+        let rows = &m.cluster.rows;
+        let row = rows.get(n.checked_rem(rows.len())?)?;
+        Some(row.candidate.endpoint().id().to_string())
     };
     match act {
         Act::Update(endpoints) => m.update(endpoints.into_iter().map(|(id, address, weight)| {
@@ -136,6 +147,24 @@ fn perform(m: &mut Machine, act: Act, ended: &mut Vec<Dial>) {
                 m.update(["0", "1"]);
                 drop(claim);
                 m.hear();
+            }
+        }
+        Act::Drain(n) => {
+            if let Some(id) = named(m, n) {
+                m.cluster.drain(&id);
+                m.step(Event::Tick);
+            }
+        }
+        Act::Undrain(n) => {
+            if let Some(id) = named(m, n) {
+                m.cluster.undrain(&id, m.now);
+                m.step(Event::Tick);
+            }
+        }
+        Act::DrainIsOver(n) => {
+            if let Some(id) = named(m, n) {
+                let key = m.cluster.keys[id.as_str()];
+                m.cluster.drain_is_over(key);
             }
         }
         Act::Advance(ms) => m.advance_ms(ms),
@@ -207,6 +236,7 @@ fn assert_invariants(m: &mut Machine) {
     let mut dialing = 0;
     let mut waiting = 0;
     let mut out = 0;
+    let mut drained = 0;
     for (key, entry) in &c.entries {
         match entry.phase {
             Phase::Waiting { due } => {
@@ -231,12 +261,18 @@ fn assert_invariants(m: &mut Machine) {
                 );
             }
             Phase::Ready { .. } => {}
+            Phase::Drained { .. } => drained += 1,
         }
         assert_eq!(
             entry.subchannel.connection(),
             entry.usable_connection().unwrap_or(0),
             "calls see the connection that is up, if its server is well"
         );
+        if entry.is_drained() {
+            assert!(entry.ejection.is_none(), "who is drained is not ejected");
+            assert!(!entry.subchannel.health().admits(), "nor let in");
+            continue;
+        }
         let gate = entry.subchannel.health().gate();
         out += usize::from(!gate.is_open());
         assert_eq!(
@@ -246,6 +282,7 @@ fn assert_invariants(m: &mut Machine) {
         );
         assert_eq!(entry.subchannel.load().current(), 0, "all calls have ended");
     }
+    assert_eq!(c.drained, drained, "who is drained is counted");
     assert_eq!(c.dialing, dialing, "permits are those of dials under way");
     assert_eq!(
         m.dials.len(),
@@ -290,7 +327,10 @@ fn assert_invariants(m: &mut Machine) {
                 .map(|d| (d.last_error.is_some(), d.ejection.is_some(), &d.unhealthy)),
         );
         let unhealthy = entry.unhealthy().cloned();
-        let told = entry.last_error().is_some() || entry.ejection.is_some() || unhealthy.is_some();
+        let told = entry.last_error().is_some()
+            || entry.ejection.is_some()
+            || unhealthy.is_some()
+            || entry.is_drained();
         let true_now = (
             slot,
             entry.usable_connection().unwrap_or(0),
@@ -317,7 +357,7 @@ fn assert_invariants(m: &mut Machine) {
     }
     assert_eq!((candidates.all().len(), summary.total), (total, total));
     assert_eq!(
-        summary.ready + summary.connecting + summary.idle + summary.failing,
+        summary.ready + summary.connecting + summary.idle + summary.failing + summary.drained,
         total,
         "each endpoint is in one state"
     );

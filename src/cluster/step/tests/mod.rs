@@ -14,6 +14,7 @@ use crate::policy::Candidates;
 mod age;
 mod checks;
 mod dialing;
+mod draining;
 mod ejection;
 mod invariants;
 mod membership;
@@ -108,6 +109,7 @@ impl Machine {
                     });
                 }
                 Effect::End { key, connection } => self.unwatched.push((key, connection)),
+                Effect::Left { .. } => {}
                 Effect::Forget { key } => {
                     self.dials.retain(|dial| dial.key != key);
                     self.forgotten.push(key);

@@ -1,0 +1,194 @@
+//! What a balancer is told to do with itself, and how far that has come.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use crate::cluster::drain::{Drain, deadline};
+use crate::cluster::links::Links;
+use crate::endpoint::EndpointId;
+use crate::error::Error;
+use crate::observe::Drained;
+
+/// The end to come.
+pub(crate) type Ending = Pin<Box<dyn Future<Output = Drained> + Send + Sync>>;
+
+/// The answer to come to an order.
+pub(crate) type Answer<R> = oneshot::Receiver<Result<R, Error>>;
+
+/// Where it goes.
+pub(super) type Reply<R> = oneshot::Sender<Result<R, Error>>;
+
+/// An order to the control plane.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// No more calls for anybody, by this deadline if there is one.
+    ShutDown { deadline: Option<Instant> },
+    /// No more calls for this one, by this deadline if there is one.
+    Drain {
+        id: EndpointId,
+        deadline: Option<Instant>,
+        done: Reply<Drained>,
+    },
+    /// This one may get calls again.
+    Undrain { id: EndpointId, done: Reply<()> },
+}
+
+/// The handles' end.
+pub(crate) struct Control {
+    /// No snapshot is published any more. Locked by those who publish and shut down, and not by calls.
+    shut_down: Mutex<bool>,
+    commands: mpsc::UnboundedSender<Command>,
+    ended: watch::Receiver<Option<Drained>>,
+}
+
+/// The control plane's end.
+pub(super) struct Lifecycle {
+    shutdown: Option<Drain>,
+    /// By the keys of endpoints, with who waits for the end.
+    drains: HashMap<u64, (Drain, Vec<Reply<Drained>>)>,
+    ended: watch::Sender<Option<Drained>>,
+}
+
+/// Both ends, and what the first has to say to the second.
+pub(super) fn lifecycle() -> (Control, Lifecycle, mpsc::UnboundedReceiver<Command>) {
+    let (commands, heard) = mpsc::unbounded_channel();
+    let (sender, ended) = watch::channel(None);
+    let control = Control {
+        shut_down: Mutex::new(false),
+        commands,
+        ended,
+    };
+    let lifecycle = Lifecycle {
+        shutdown: None,
+        drains: HashMap::new(),
+        ended: sender,
+    };
+    (control, lifecycle, heard)
+}
+
+impl Control {
+    fn lock(&self) -> MutexGuard<'_, bool> {
+        self.shut_down
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Performs `publish`, unless the last snapshot of all is there already.
+    pub(super) fn publishing(&self, publish: impl FnOnce()) {
+        let shut_down = self.lock();
+        if !*shut_down {
+            publish();
+        }
+    }
+
+    /// Has everything ended within `limit`. `publish_last` is performed the first time; what it publishes stays.
+    pub(super) fn shut_down(&self, limit: Duration, publish_last: impl FnOnce()) -> Ending {
+        let mut shut_down = self.lock();
+        if !*shut_down {
+            publish_last();
+            *shut_down = true;
+        }
+        drop(shut_down);
+        let deadline = deadline(limit);
+        // Without a reader it has ended, and the future says so at once.
+        let _ = self.commands.send(Command::ShutDown { deadline });
+        let mut ended = self.ended.clone();
+        Box::pin(async move {
+            let outcome = ended.wait_for(Option::is_some).await;
+            // A control plane that ended otherwise, with its runtime, has cut nothing.
+            outcome
+                .ok()
+                .and_then(|outcome| *outcome)
+                .unwrap_or_default()
+        })
+    }
+}
+
+impl Control {
+    pub(super) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
+        let deadline = deadline(limit);
+        let (done, answer) = oneshot::channel();
+        // Without a reader the answer is that there is none.
+        let _ = self.commands.send(Command::Drain { id, deadline, done });
+        answer
+    }
+
+    pub(super) fn undrain(&self, id: EndpointId) -> Answer<()> {
+        let (done, answer) = oneshot::channel();
+        let _ = self.commands.send(Command::Undrain { id, done });
+        answer
+    }
+}
+
+impl Lifecycle {
+    pub(super) fn is_shut_down(&self) -> bool {
+        self.shutdown.is_some()
+    }
+
+    /// Has all endpoints drained, whose order to leave is given already.
+    pub(super) fn shut_down(&mut self, deadline: Option<Instant>, links: &mut Links) {
+        let keys: Vec<u64> = links.keys().collect();
+        let drain = || Drain::new(keys, links);
+        self.shutdown.get_or_insert_with(drain).end_by(deadline);
+    }
+
+    /// Has this endpoint drained, whose order to leave is given already.
+    pub(super) fn drain(
+        &mut self,
+        key: u64,
+        deadline: Option<Instant>,
+        done: Reply<Drained>,
+        links: &mut Links,
+    ) {
+        let begun = self.drains.entry(key);
+        let (drain, waiting) = begun.or_insert_with(|| (Drain::new([key], links), Vec::new()));
+        drain.end_by(deadline);
+        waiting.push(done);
+    }
+
+    /// An endpoint whose drain is over, if there is one.
+    pub(super) fn drained(&mut self, links: &Links, now: Instant) -> Option<u64> {
+        let drains = self.drains.iter_mut();
+        let over =
+            |(key, (drain, _)): (&u64, &mut (Drain, _))| Some((*key, drain.tick(links, now)?));
+        let (key, outcome) = drains.into_iter().find_map(over)?;
+        let (_, waiting) = self.drains.remove(&key)?;
+        for done in waiting {
+            // Nobody has to wait for it.
+            let _ = done.send(Ok(outcome));
+        }
+        Some(key)
+    }
+
+    /// Something of this endpoint has ended.
+    pub(super) fn look(&mut self, key: u64, links: &Links) {
+        if let Some((drain, _)) = self.drains.get_mut(&key) {
+            drain.look(key, links);
+        }
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.look(key, links);
+        }
+    }
+
+    /// When [`tick`](Self::tick) is due, if nothing happens before.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let drains = self.drains.values().map(|(drain, _)| drain);
+        drains.chain(&self.shutdown).filter_map(Drain::due).min()
+    }
+
+    /// Does what is due. Whether all has ended.
+    pub(super) fn tick(&mut self, links: &Links, now: Instant) -> bool {
+        let ended = self.shutdown.as_mut().and_then(|s| s.tick(links, now));
+        if ended.is_some() {
+            // Nobody has to wait for it.
+            let _ = self.ended.send(ended);
+        }
+        ended.is_some()
+    }
+}
