@@ -15,7 +15,7 @@ use evenkeel::call::{
     ChosenEndpoint, HashKey, NoRetry, PreviousEndpoints, RequestInfo, SourceIp, WaitForReady,
 };
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
-use evenkeel::discovery::{Discovery, Handle, Update, Updates};
+use evenkeel::discovery::{BoxDiscovery, Discovery, Handle, Target, Targets, Update, Updates};
 use evenkeel::health::{
     Cause, Counts, Ejection, Ejections, FailurePercentage, Gate, Health, OutlierDetection,
     SuccessRate,
@@ -156,6 +156,14 @@ fn plain_data_is_plain() {
     ordinary::<Handle>();
     clone::<Handle>();
     ordinary::<Updates>();
+    ordinary::<Target>();
+    clone::<Target>();
+    sync::<Targets>();
+    send::<Targets>();
+    clone::<Targets>();
+    debug::<Targets>();
+    unpin::<BoxDiscovery>();
+    send::<BoxDiscovery>();
     ordinary::<Update>();
     clone::<Update>();
     ordinary::<ConnectionEvents>();

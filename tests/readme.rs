@@ -44,6 +44,19 @@ async fn the_second_snippet() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
+async fn the_target_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let channel = evenkeel::grpc::Channel::connect("static:///10.0.0.1:50051,10.0.0.2:50051")?;
+    let local = evenkeel::grpc::Channel::builder()
+        .target("unix:///run/greeter.sock")
+        .policy(evenkeel::policy::PickFirst::default())
+        .build()?;
+    // snippet]
+    drop((channel, local));
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_retry_snippet() -> Result<(), BoxError> {
     use evenkeel::retry::RetryPolicy;
     use tonic::Code;

@@ -18,6 +18,7 @@ mod methods;
 mod probe;
 mod server_stream;
 mod status;
+mod target;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod wrap;

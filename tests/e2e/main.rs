@@ -23,6 +23,7 @@ mod retries;
 mod runtime;
 #[cfg(feature = "service-config")]
 mod service_config;
+mod targets;
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;

@@ -15,6 +15,7 @@
 //! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `tcp`, `race`: to whichever of an endpoint's addresses answers first;
+//! - `site`: where that is: hosts, or a Unix socket;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`, `body`: the rest.
 
@@ -34,6 +35,7 @@ mod race;
 mod replay;
 mod service;
 mod settings;
+mod site;
 mod stall;
 mod tcp;
 mod unwritten;
@@ -48,6 +50,7 @@ pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
 pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+pub(super) use site::Site;
 pub(super) use stall::{Caller, Stall};
 
 #[cfg(test)]
