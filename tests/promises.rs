@@ -16,6 +16,7 @@ use evenkeel::call::{
 };
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
 use evenkeel::discovery::{BoxDiscovery, Discovery, Handle, Target, Targets, Update, Updates};
+use evenkeel::endpoint::{Authority, RefreshHint};
 use evenkeel::health::{
     Cause, Counts, Ejection, Ejections, FailurePercentage, Gate, Health, OutlierDetection,
     SuccessRate,
@@ -156,6 +157,19 @@ fn plain_data_is_plain() {
     ordinary::<Handle>();
     clone::<Handle>();
     ordinary::<Updates>();
+    #[cfg(feature = "dns")]
+    {
+        use evenkeel::discovery::{Dns, DnsUpdates};
+        ordinary::<Dns>();
+        clone::<Dns>();
+        send::<DnsUpdates>();
+        unpin::<DnsUpdates>();
+        debug::<DnsUpdates>();
+    }
+    ordinary::<Authority>();
+    clone::<Authority>();
+    ordinary::<RefreshHint>();
+    clone::<RefreshHint>();
     ordinary::<Target>();
     clone::<Target>();
     sync::<Targets>();

@@ -56,6 +56,22 @@ async fn the_target_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[cfg(feature = "dns")]
+#[tokio::test]
+async fn the_dns_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let updates = evenkeel::discovery::Dns::host("greeter.svc:50051")?
+        .with_interval(Duration::from_secs(10))
+        .with_keep_last_good(Duration::from_secs(3600))
+        .updates()?;
+    let channel = evenkeel::grpc::Channel::builder()
+        .discovery(updates)
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_retry_snippet() -> Result<(), BoxError> {
     use evenkeel::retry::RetryPolicy;

@@ -29,7 +29,7 @@ use crate::cluster::step::{Cluster, Effect, Event, Published};
 use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Endpoint, RefreshHint};
 use crate::error::{BoxError, Error};
 use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
@@ -365,6 +365,9 @@ where
         };
         let key = subchannel.key();
         self.dialing.remove(&key);
+        if let (Err(_), Some(hint)) = (&result, endpoint.get::<RefreshHint>()) {
+            hint.give();
+        }
         let wanted = self.checks.is_wanted() || self.load_reports.is_wanted();
         let service = result.as_ref().ok().filter(|_| wanted).cloned();
         self.step(Event::Dialed {

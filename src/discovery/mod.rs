@@ -8,10 +8,13 @@
 //! - a fixed list: [`Builder::endpoints`](crate::balance::Builder::endpoints);
 //! - a [`Handle`], changed by hand from any task;
 //! - a [target](Target) in gRPC's syntax, such as `static:///a:1,b:2`: [`Targets`];
+//! - a name in DNS: `Dns`, with the feature `dns`;
 //! - any [`tower::discover::Discover`], by [`from_discover`];
 //! - any other stream of updates: [`Discovery`] is implemented for it.
 
 mod discover;
+#[cfg(feature = "dns")]
+mod dns;
 mod fixed;
 mod handle;
 mod host;
@@ -19,6 +22,8 @@ mod target;
 mod targets;
 
 pub use discover::{DiscoverUpdates, from_discover};
+#[cfg(feature = "dns")]
+pub use dns::{Dns, DnsUpdates};
 pub use handle::{Handle, Updates};
 pub use target::Target;
 pub use targets::Targets;

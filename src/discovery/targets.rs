@@ -2,6 +2,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+#[cfg(feature = "dns")]
+use crate::discovery::dns;
 use crate::discovery::target::{FIELD, Target, bad, is_scheme};
 use crate::discovery::{BoxDiscovery, Discovery, fixed};
 use crate::error::{BoxError, Error};
@@ -11,8 +13,15 @@ type Make = Arc<dyn Fn(&Target) -> Result<BoxDiscovery, Error> + Send + Sync>;
 type BuiltIn = fn(&Target) -> Result<BoxDiscovery, Error>;
 
 /// The schemes that ship.
-const BUILT_IN: [(&str, BuiltIn); 10] = [
-    ("dns", not_here),
+const BUILT_IN: [(&str, BuiltIn); 11] = [
+    #[cfg(feature = "dns")]
+    ("dns", dns::of_host),
+    #[cfg(not(feature = "dns"))]
+    ("dns", needs_dns),
+    #[cfg(feature = "dns")]
+    ("dns+srv", dns::of_service),
+    #[cfg(not(feature = "dns"))]
+    ("dns+srv", needs_dns),
     ("etcd", not_here),
     ("file", not_here),
     ("ipv4", fixed::ipv4),
@@ -29,15 +38,17 @@ const BUILT_IN: [(&str, BuiltIn); 10] = [
 ///
 /// | target | endpoints |
 /// |---|---|
+/// | `dns:///host:port`, `dns://10.0.0.53:53/host:port`, `host:port` | every address of a name in DNS, by the system's name servers or the one named; without a port 443. Feature `dns`; `Dns` tells the rest |
+/// | `dns+srv:///_grpc._tcp.host` | the SRV records of a service. Feature `dns` |
 /// | `static:///a:1,b:2` | these; each a name or an address, and its port or 443 |
 /// | `ipv4:10.0.0.1:50051,10.0.0.2` | these; without a port 443 |
 /// | `ipv6:[fd00::1]:50051,fd00::2` | these; without a port 443 |
 /// | `unix:relative/path`, `unix:///absolute/path` | a Unix socket |
 /// | `unix-abstract:name` | a Unix socket in Linux's abstract namespace |
 ///
-/// `dns`, `file`, `kubernetes`, `etcd` and `xds` are known by name, and this version has no source for them.
+/// `file`, `kubernetes`, `etcd` and `xds` are known by name, and this version has no source for them.
 ///
-/// The addresses that are found begin with `http://`; with [`tls`](crate::grpc::Builder::tls) set, TLS is
+/// The addresses that are found begin with `http://`; with `grpc::Builder::tls` set, TLS is
 /// spoken to them all the same.
 ///
 /// ```
@@ -139,6 +150,13 @@ pub(super) fn is_built_in(scheme: &str) -> bool {
 fn refused(target: &Target, error: impl Into<BoxError>) -> Error {
     let error = error.into();
     Error::config_because(FIELD, format!("{target}: {error}"), error)
+}
+
+#[cfg(not(feature = "dns"))]
+fn needs_dns(target: &Target) -> Result<BoxDiscovery, Error> {
+    Err(bad(format!(
+        "{target}: names are looked up with the feature dns, which is off"
+    )))
 }
 
 fn not_here(target: &Target) -> Result<BoxDiscovery, Error> {

@@ -29,7 +29,9 @@ impl Channel {
 impl Builder {
     /// The endpoints of a target in gRPC's syntax, in place of any other source; [`Targets`] has the schemes.
     ///
-    /// As in gRPC, a target says nothing of TLS: it is spoken where [`tls`](Self::tls) is set, and a
+    /// Without the feature `dns`, `dns:///host:port` is an error that names the feature.
+    ///
+    /// As in gRPC, a target says nothing of TLS: it is spoken where `tls` is set, and a
     /// certificate must carry the host that the target names.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 pub mod support;
 
+#[cfg(feature = "dns")]
+pub mod knot;
 pub mod mirror;
 pub mod proxy;
 
@@ -13,6 +15,8 @@ mod config;
 mod connection_age;
 mod deadlines;
 mod discovery;
+#[cfg(feature = "dns")]
+mod dns;
 mod errors;
 mod health_checks;
 mod hedging;

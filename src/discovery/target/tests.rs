@@ -170,6 +170,18 @@ fn what_a_scheme_cannot_read_is_refused_with_the_target_and_the_reason() {
     }
 }
 
+#[cfg(not(feature = "dns"))]
+#[test]
+fn names_need_the_feature_dns() {
+    for text in ["dns:///a:1", "a:1", "dns+srv:///a"] {
+        let Err(error) = Targets::new().source(text) else {
+            panic!("{text} was taken");
+        };
+        assert_eq!(error.field(), Some("target"), "{error}");
+        assert!(error.to_string().contains("feature dns"), "{text}: {error}");
+    }
+}
+
 #[test]
 fn a_scheme_of_ones_own_is_known_to_that_registry_alone() {
     let nobody = || futures_util::stream::pending();

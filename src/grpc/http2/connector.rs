@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use crate::connection::{ConnectionEvents, Connector};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Authority, Endpoint};
 use crate::error::{BoxError, Error};
 
 use super::connect_error::{ConnectError, Stage};
@@ -210,21 +210,30 @@ impl Connector for Http2Connector {
     fn connect(&self, endpoint: &Endpoint, events: ConnectionEvents) -> Self::Future {
         let inner = self.inner.clone();
         let site = Site::of(endpoint);
+        let authority = endpoint.get::<Authority>().cloned();
         Box::pin(async move {
             let site = site.map_err(|error| ConnectError::new(Stage::Address, error))?;
-            inner.connect(site, events).await
+            inner.connect(site, authority, events).await
         })
     }
 }
 
 impl Inner {
-    async fn connect(&self, site: Site, events: ConnectionEvents) -> Result<Http2, ConnectError> {
+    /// `authority`: the name that the endpoint goes by, if it is not its address.
+    async fn connect(
+        &self,
+        site: Site,
+        authority: Option<Authority>,
+        events: ConnectionEvents,
+    ) -> Result<Http2, ConnectError> {
         let ((transport, uri), at) = self.dial(site).await?;
+        let host = authority.as_ref().map(Authority::host);
         let (transport, secure) = self
-            .secure(&uri, transport)
+            .secure(&uri, host.or(uri.host()).unwrap_or_default(), transport)
             .await
             .map_err(|error| ConnectError::new(Stage::Tls, error).at(&at))?;
-        self.handshake(&uri, secure, transport, events)
+        let authority = authority.as_ref().map(Authority::of_uri);
+        self.handshake(authority.or(uri.authority()), secure, transport, events)
             .await
             .map_err(|error| ConnectError::new(Stage::Http2, error).at(&at))
     }
@@ -259,6 +268,7 @@ impl Inner {
     async fn secure(
         &self,
         uri: &Uri,
+        host: &str,
         transport: BoxTransport,
     ) -> Result<(BoxTransport, bool), BoxError> {
         let tls = match &self.tls {
@@ -274,7 +284,7 @@ impl Inner {
                 }
             },
         };
-        let secured = tls.connect(uri.host().unwrap_or_default(), transport);
+        let secured = tls.connect(host, transport);
         Ok((Box::new(secured.await?), true))
     }
 
@@ -282,6 +292,7 @@ impl Inner {
     async fn secure(
         &self,
         uri: &Uri,
+        _host: &str,
         transport: BoxTransport,
     ) -> Result<(BoxTransport, bool), BoxError> {
         if uri.scheme() == Some(&Scheme::HTTPS) {
@@ -293,7 +304,7 @@ impl Inner {
 
     async fn handshake(
         &self,
-        uri: &Uri,
+        authority: Option<&http::uri::Authority>,
         secure: bool,
         transport: BoxTransport,
         events: ConnectionEvents,
@@ -318,7 +329,7 @@ impl Inner {
         let origin = self.settings.origin.as_ref();
         let authority = origin
             .and_then(Uri::authority)
-            .or(uri.authority())
+            .or(authority)
             .ok_or("no authority")?;
         let open = Arc::new(Connection::new(
             caller,
