@@ -2,7 +2,14 @@
 //!
 //! Identity is apart from everything that may change. An update that names the same
 //! [`EndpointId`] with another weight keeps the connection, the load counts and the health record;
-//! one that names the same id with another set of *addresses* is another server and is dialled anew.
+//! one that names the same id with another set of *addresses*, or another [`Authority`], is another server and is
+//! dialled anew.
+
+mod authority;
+mod refresh_hint;
+
+pub use authority::Authority;
+pub use refresh_hint::RefreshHint;
 
 use std::borrow::Borrow;
 use std::collections::BTreeSet;
@@ -153,13 +160,15 @@ impl Endpoint {
         std::iter::once(self.address()).chain(self.inner.more_addresses.iter().map(|a| &**a))
     }
 
-    /// Whether both have the same addresses, in any order: a source may name them in another one each time.
+    /// Whether both have the same addresses, in any order: a source may name them in another one each time. And
+    /// the same authority, by which a connection is made too.
     pub(crate) fn is_at_the_addresses_of(&self, other: &Self) -> bool {
         let set = |endpoint: &Self| -> BTreeSet<Arc<str>> {
             let more = endpoint.inner.more_addresses.iter();
             more.chain([&endpoint.inner.address]).cloned().collect()
         };
-        self.addresses().eq(other.addresses()) || set(self) == set(other)
+        self.get::<Authority>() == other.get::<Authority>()
+            && (self.addresses().eq(other.addresses()) || set(self) == set(other))
     }
 
     /// Its weight relative to the others.
@@ -279,6 +288,21 @@ mod tests {
         );
         let none: [&str; 0] = [];
         assert!(two.with_addresses(none).is_at_the_addresses_of(&one));
+    }
+
+    #[test]
+    fn another_authority_is_another_server() {
+        let one = Endpoint::new("a:1");
+        let named = |name| one.clone().with(Authority::new(name).unwrap());
+        assert!(!one.is_at_the_addresses_of(&named("x")), "it was given one");
+        assert!(
+            !named("y").is_at_the_addresses_of(&named("x")),
+            "or another"
+        );
+        assert!(
+            named("x").is_at_the_addresses_of(&named("x")),
+            "the same is no change"
+        );
     }
 
     #[test]

@@ -57,10 +57,6 @@ impl Error {
     }
 
     /// A setting with a value that cannot be used, with the cause.
-    #[cfg_attr(
-        not(feature = "grpc"),
-        expect(dead_code, reason = "the core's settings have no cause")
-    )]
     pub(crate) fn config_because(
         field: &'static str,
         message: impl Into<Cow<'static, str>>,

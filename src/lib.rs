@@ -15,6 +15,7 @@
 //!
 //! | feature | default | what it brings |
 //! |---|---|---|
+//! | `dns` | no | `discovery::Dns`: endpoints by their name in DNS, and the targets `dns:///host:port` |
 //! | `grpc` | yes | `grpc::Channel` over hyper's HTTP/2 client |
 //! | `service-config` | no | gRPC's service config, as JSON, for `grpc::Channel` |
 //! | `tcp` | no | `probe::TcpConnect`: health checks by a TCP connection |

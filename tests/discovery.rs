@@ -1,4 +1,5 @@
-//! One suite over every source of endpoints: a `Handle`, a tower `Discover`, any stream.
+//! One suite over every source of endpoints: a `Handle`, a tower `Discover`, a target that names its
+//! endpoints, any stream.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -12,7 +13,7 @@ use std::time::Duration;
 
 use evenkeel::balance::Plain;
 use evenkeel::connection::{Discovered, connector_fn};
-use evenkeel::discovery::{Discovery, Handle, Update, from_discover};
+use evenkeel::discovery::{Discovery, Handle, Targets, Update, from_discover};
 use evenkeel::policy::RoundRobin;
 use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint};
 use futures::channel::mpsc;
@@ -481,6 +482,29 @@ async fn the_end_of_a_source_keeps_the_state() {
         source.until_ready("the last state", &["a", "b"]).await;
         tokio::time::sleep(Duration::from_secs(3600)).await;
         assert_eq!(source.ready(), ["a", "b"], "{}", source.name);
+        source.call().await.unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_names_its_endpoints_says_them_once_and_for_all() {
+    let targets = Targets::new();
+    for target in [
+        "static:///a:1,b:2",
+        "ipv4:10.0.0.1,10.0.0.2",
+        "ipv6:::1,::2",
+    ] {
+        let updates = targets.source(target).unwrap();
+        let can = Can {
+            weights: false,
+            errors: false,
+        };
+        let nothing = |_| unreachable!("it cannot be told anything");
+        let source = source("target", can, updates, by_address, nothing);
+        until(target, || source.ready().len() == 2).await;
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(source.ready().len(), 2, "{target}: its end keeps the state");
+        assert_eq!((source.dials(), source.updates()), (2, 1), "{target}");
         source.call().await.unwrap();
     }
 }

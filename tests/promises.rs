@@ -16,7 +16,8 @@ use evenkeel::call::{
     ChosenEndpoint, HashKey, NoRetry, PreviousEndpoints, RequestInfo, SourceIp, WaitForReady,
 };
 use evenkeel::connection::{ConnectionEvents, Connector, Discovered};
-use evenkeel::discovery::{Discovery, Handle, Update, Updates};
+use evenkeel::discovery::{BoxDiscovery, Discovery, Handle, Target, Targets, Update, Updates};
+use evenkeel::endpoint::{Authority, RefreshHint};
 use evenkeel::health::{
     Cause, Counts, Ejection, Ejections, FailurePercentage, Gate, Health, OutlierDetection,
     SuccessRate,
@@ -159,6 +160,27 @@ fn plain_data_is_plain() {
     ordinary::<Handle>();
     clone::<Handle>();
     ordinary::<Updates>();
+    #[cfg(feature = "dns")]
+    {
+        use evenkeel::discovery::{Dns, DnsUpdates};
+        ordinary::<Dns>();
+        clone::<Dns>();
+        send::<DnsUpdates>();
+        unpin::<DnsUpdates>();
+        debug::<DnsUpdates>();
+    }
+    ordinary::<Authority>();
+    clone::<Authority>();
+    ordinary::<RefreshHint>();
+    clone::<RefreshHint>();
+    ordinary::<Target>();
+    clone::<Target>();
+    sync::<Targets>();
+    send::<Targets>();
+    clone::<Targets>();
+    debug::<Targets>();
+    unpin::<BoxDiscovery>();
+    send::<BoxDiscovery>();
     ordinary::<Update>();
     clone::<Update>();
     ordinary::<ConnectionEvents>();

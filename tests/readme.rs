@@ -71,6 +71,35 @@ async fn the_drain_snippet() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
+async fn the_target_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let channel = evenkeel::grpc::Channel::connect("static:///10.0.0.1:50051,10.0.0.2:50051")?;
+    let local = evenkeel::grpc::Channel::builder()
+        .target("unix:///run/greeter.sock")
+        .policy(evenkeel::policy::PickFirst::default())
+        .build()?;
+    // snippet]
+    drop((channel, local));
+    Ok(())
+}
+
+#[cfg(feature = "dns")]
+#[tokio::test]
+async fn the_dns_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let updates = evenkeel::discovery::Dns::host("greeter.svc:50051")?
+        .with_interval(Duration::from_secs(10))
+        .with_keep_last_good(Duration::from_secs(3600))
+        .updates()?;
+    let channel = evenkeel::grpc::Channel::builder()
+        .discovery(updates)
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_retry_snippet() -> Result<(), BoxError> {
     use evenkeel::retry::RetryPolicy;
     use tonic::Code;

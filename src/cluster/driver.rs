@@ -33,6 +33,7 @@ use crate::cluster::watches::{self, AbortOnDrop};
 use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, Inbox};
 use crate::discovery::{Discovery, Update};
+use crate::endpoint::RefreshHint;
 use crate::error::BoxError;
 use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
@@ -368,6 +369,8 @@ where
         let key = subchannel.key();
         if result.is_ok() {
             self.links.taken_up(key);
+        } else if let Some(hint) = endpoint.get::<RefreshHint>() {
+            hint.give();
         }
         let wanted = self.checks.is_wanted() || self.load_reports.is_wanted();
         let service = result.as_ref().ok().filter(|_| wanted).cloned();

@@ -7,16 +7,29 @@
 //!
 //! - a fixed list: [`Builder::endpoints`](crate::balance::Builder::endpoints);
 //! - a [`Handle`], changed by hand from any task;
+//! - a [target](Target) in gRPC's syntax, such as `static:///a:1,b:2`: [`Targets`];
+//! - a name in DNS: `Dns`, with the feature `dns`;
 //! - any [`tower::discover::Discover`], by [`from_discover`];
 //! - any other stream of updates: [`Discovery`] is implemented for it.
 
 mod discover;
+#[cfg(feature = "dns")]
+mod dns;
+mod fixed;
 mod handle;
+mod host;
+mod target;
+mod targets;
 
 pub use discover::{DiscoverUpdates, from_discover};
+#[cfg(feature = "dns")]
+pub use dns::{Dns, DnsUpdates};
 pub use handle::{Handle, Updates};
+pub use target::Target;
+pub use targets::Targets;
 
 use std::collections::HashSet;
+use std::pin::Pin;
 
 use futures_core::Stream;
 
@@ -63,6 +76,9 @@ impl Update {
 pub trait Discovery: Stream<Item = Result<Update, BoxError>> + Send + 'static {}
 
 impl<T: Stream<Item = Result<Update, BoxError>> + Send + 'static> Discovery for T {}
+
+/// A source whose type is not named.
+pub type BoxDiscovery = Pin<Box<dyn Discovery>>;
 
 /// Refuses a list that names an endpoint twice, or one that cannot be used.
 pub(crate) fn validate<'a>(endpoints: impl IntoIterator<Item = &'a Endpoint>) -> Result<(), Error> {

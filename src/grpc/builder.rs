@@ -17,7 +17,7 @@ use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::configured::Configured;
 use crate::grpc::health_check::HealthCheck;
-use crate::grpc::http2::{Http2Connector, Http2Settings, check_address};
+use crate::grpc::http2::{Http2Connector, Http2Settings, Site};
 use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
 #[cfg(feature = "tls")]
@@ -85,7 +85,7 @@ impl Source for Own {}
 
 impl Own {
     /// Whether TLS can be spoken at all: else each dial would fail.
-    fn check_tls(&self, address: &str) -> Result<(), Error> {
+    fn check_tls(&self, address: &Uri) -> Result<(), Error> {
         #[cfg(feature = "tls")]
         let given = self.tls.is_some();
         #[cfg(not(feature = "tls"))]
@@ -115,12 +115,13 @@ impl Sealed for Own {
     type HealthCheck = HealthCheck;
 
     fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        for address in endpoint.addresses() {
-            if check_address(address)?.scheme() == Some(&Scheme::HTTPS) {
-                self.check_tls(address)?;
-            }
+        match Site::of(endpoint)? {
+            Site::Socket(socket) if self.connect.is_some() => Err(socket.needs_own_transport()),
+            Site::Socket(_) => Ok(()),
+            Site::Hosts(uris) => (uris.iter())
+                .filter(|uri| uri.scheme() == Some(&Scheme::HTTPS))
+                .try_for_each(|uri| self.check_tls(uri)),
         }
-        Ok(())
     }
 
     fn connector(self) -> Result<Http2Connector, Error> {
@@ -158,8 +159,8 @@ impl Sealed for Own {
 #[must_use = "a builder does nothing until it is built"]
 pub struct Builder<C = Own> {
     balance: balance::Builder,
-    /// A fixed list, kept for a check of its addresses.
-    endpoints: Vec<Endpoint>,
+    /// A fixed list, kept for a check of its addresses; or why there is no source.
+    pub(super) endpoints: Result<Vec<Endpoint>, Error>,
     source: C,
     timeout: Option<Duration>,
     user_agent: Option<String>,
@@ -178,7 +179,7 @@ impl Builder {
     pub(super) fn new() -> Self {
         Self {
             balance: balance::Balance::builder(),
-            endpoints: Vec::new(),
+            endpoints: Ok(Vec::new()),
             source: Own {
                 settings: Http2Settings::default(),
                 connect: None,
@@ -198,18 +199,18 @@ impl Builder {
         }
     }
 
-    /// A fixed list of endpoints at `http://host:port` or `https://host:port`, in place of any other
-    /// source.
+    /// A fixed list of endpoints (`http://host:port`, `https://host:port`, `unix:path`), in place of any other source.
     pub fn endpoints<E: Into<Endpoint>>(mut self, endpoints: impl IntoIterator<Item = E>) -> Self {
-        self.endpoints = endpoints.into_iter().map(Into::into).collect();
-        self.balance = self.balance.endpoints(self.endpoints.clone());
+        let endpoints: Vec<Endpoint> = endpoints.into_iter().map(Into::into).collect();
+        self.balance = self.balance.endpoints(endpoints.clone());
+        self.endpoints = Ok(endpoints);
         self
     }
 
     /// Endpoints from a stream of full states, in place of any other source: the updates of a
     /// [`Handle`](crate::discovery::Handle), or a source of one's own.
     pub fn discovery(mut self, discovery: impl Discovery) -> Self {
-        self.endpoints = Vec::new();
+        self.endpoints = Ok(Vec::new());
         self.balance = self.balance.discovery(discovery);
         self
     }
@@ -248,8 +249,8 @@ impl Builder {
         self.http2_with(|http2| http2.origin = Some(origin))
     }
 
-    /// Another transport than TCP: a service from the endpoint's URI to a byte stream, as tonic's
-    /// `connect_with_connector` takes it. Unix sockets and in-memory pipes go this way.
+    /// A transport of one's own: a service from the endpoint's URI to a byte stream, as tonic's
+    /// `connect_with_connector` takes it. Tunnels and in-memory pipes go this way.
     pub fn connector<C>(mut self, connector: C) -> Self
     where
         C: Service<Uri> + Clone + Send + 'static,
@@ -269,7 +270,7 @@ impl<C> Builder<C> {
     pub(super) fn with_source<C2>(self, endpoints: Vec<Endpoint>, source: C2) -> Builder<C2> {
         Builder {
             balance: self.balance.endpoints(endpoints.clone()),
-            endpoints,
+            endpoints: Ok(endpoints),
             source,
             timeout: self.timeout,
             user_agent: self.user_agent,
@@ -414,13 +415,12 @@ impl<C: Source> Builder<C> {
     /// at once wait for the first.
     ///
     /// # Errors
-    /// Names the setting that cannot be used: no endpoints, an address that is no URI or has another
-    /// scheme than `http` and `https`, a weight of 0, two endpoints with one id, a percentage over
-    /// 100, a time of zero, a certificate that cannot be read, what the policy of retries or of hedging cannot
-    /// be, or both of them, a mistake in a service config; or no tokio runtime.
+    /// Names the setting that cannot be used: no endpoints, a target that cannot be, an address of another form, a
+    /// weight of 0, two endpoints with one id, a percentage over 100, a time of zero, a certificate that cannot be read,
+    /// what the policy of retries or of hedging cannot be, or both, a mistake in a service config; or no tokio runtime.
     pub fn build(self) -> Result<Channel<<C::Connector as Connector>::Service>, Error> {
         let configured = self.configured?;
-        for endpoint in &self.endpoints {
+        for endpoint in &self.endpoints? {
             self.source.check(endpoint)?;
         }
         if self.timeout == Some(Duration::ZERO) {

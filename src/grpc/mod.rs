@@ -19,6 +19,7 @@ mod probe;
 mod server_stream;
 mod shutdown;
 mod status;
+mod target;
 #[cfg(feature = "tls")]
 mod tls;
 pub mod wrap;

@@ -71,7 +71,7 @@ impl Tls {
     }
 
     /// The name (or IP address) that the servers' certificates must carry, and that is sent as SNI.
-    /// Default: the host of the endpoint's address.
+    /// Default: the host of the endpoint's [`Authority`](crate::endpoint::Authority), or else of its address.
     #[must_use]
     pub fn domain_name(mut self, name: impl Into<String>) -> Self {
         self.domain_name = Some(name.into());

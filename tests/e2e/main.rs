@@ -5,6 +5,8 @@
 pub mod support;
 
 pub mod attempts;
+#[cfg(feature = "dns")]
+pub mod knot;
 pub mod mirror;
 pub mod proxy;
 
@@ -14,6 +16,8 @@ mod config;
 mod connection_age;
 mod deadlines;
 mod discovery;
+#[cfg(feature = "dns")]
+mod dns;
 mod errors;
 mod health_checks;
 mod hedging;
@@ -25,6 +29,7 @@ mod runtime;
 #[cfg(feature = "service-config")]
 mod service_config;
 mod shutdown;
+mod targets;
 #[cfg(feature = "tls")]
 mod tls;
 mod transports;

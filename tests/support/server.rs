@@ -49,7 +49,7 @@ impl Builder {
         self
     }
 
-    /// Listens on a Unix socket at `path`, not on a port.
+    /// Listens on a Unix socket at `path`, not on a port. Behind a NUL it is a name in Linux's abstract namespace.
     pub fn unix(mut self, path: impl Into<PathBuf>) -> Self {
         self.unix = Some(path.into());
         self
@@ -363,8 +363,11 @@ impl Drop for TestServer {
     }
 }
 
-/// A killed server leaves its socket file behind.
+/// A killed server leaves its socket file behind; a name in the abstract namespace has none.
 fn remove(path: &Path) -> io::Result<()> {
+    if path.as_os_str().as_encoded_bytes().starts_with(b"\0") {
+        return Ok(());
+    }
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -30,8 +30,8 @@ impl ConnectError {
         }
     }
 
-    pub(super) fn at(mut self, uri: &Uri) -> Self {
-        self.at = uri.to_string();
+    pub(super) fn at(mut self, at: impl fmt::Display) -> Self {
+        self.at = at.to_string();
         self
     }
 

@@ -16,10 +16,9 @@ use tokio::task::JoinHandle;
 use tower_service::Service;
 
 use crate::connection::{ConnectionEvents, Connector};
-use crate::endpoint::Endpoint;
+use crate::endpoint::{Authority, Endpoint};
 use crate::error::{BoxError, Error};
 
-use super::address::check_address;
 use super::connect_error::{ConnectError, Stage};
 use super::cork::Corked;
 use super::executor::Tasks;
@@ -29,14 +28,15 @@ use super::parting::Parting;
 use super::race::{Family, name, none_answered, race};
 use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
+use super::site::Site;
 use super::stall::{Caller, Stall};
 use super::tcp;
 
 #[cfg(feature = "tls")]
 use crate::grpc::tls::{Tls, TlsConnector};
 
-/// Makes HTTP/2 connections to endpoints whose address is `http://host:port` or
-/// `https://host:port`. Cheap to clone; clones share the [`gauge`](Self::gauge).
+/// Makes HTTP/2 connections to endpoints whose address is `http://host:port`,
+/// `https://host:port`, or, where there are such, a Unix socket: `unix:path`, and on Linux `unix-abstract:name`. Cheap to clone; clones share the [`gauge`](Self::gauge).
 ///
 /// Of an endpoint with several [addresses](Endpoint::addresses), or a host name with several, the first to
 /// answer is connected to (Happy Eyeballs: RFC 8305, gRFC A61): IPv4 and IPv6 in turn, beginning with the
@@ -46,7 +46,8 @@ use crate::grpc::tls::{Tls, TlsConnector};
 /// 50 ms (RFC 8305's resolution delay). An answer is a TCP connection; TLS and HTTP/2 are for the one that won,
 /// by its own host. The connect timeout is for all of it.
 ///
-/// `https://` needs the feature `tls`.
+/// `https://` needs the feature `tls`. A Unix socket is the only address of its endpoint; requests over it carry
+/// `localhost`, as gRPC's do, and a certificate must too.
 #[derive(Clone)]
 pub struct Http2Connector {
     inner: Arc<Inner>,
@@ -55,6 +56,8 @@ pub struct Http2Connector {
 struct Inner {
     settings: Http2Settings,
     dial: Dial,
+    /// Whether the transport is somebody else's, who is given hosts only.
+    foreign: bool,
     gauge: ConnectionGauge,
     #[cfg(feature = "tls")]
     tls: TlsSetting,
@@ -96,7 +99,7 @@ impl Http2Connector {
                 Ok((Box::new(stream) as BoxTransport, uri))
             })
         };
-        Self::from_dial(settings, Box::new(dial))
+        Self::from_dial(settings, Box::new(dial), false)
     }
 
     /// A connector over another transport: `connector` gets the endpoint's address and returns a
@@ -136,15 +139,16 @@ impl Http2Connector {
                 })
             })
         };
-        Self::from_dial(settings, Box::new(dial))
+        Self::from_dial(settings, Box::new(dial), true)
     }
 
-    fn from_dial(settings: Http2Settings, dial: Dial) -> Result<Self, Error> {
+    fn from_dial(settings: Http2Settings, dial: Dial, foreign: bool) -> Result<Self, Error> {
         settings.check()?;
         Ok(Self {
             inner: Arc::new(Inner {
                 settings,
                 dial,
+                foreign,
                 gauge: ConnectionGauge::default(),
                 #[cfg(feature = "tls")]
                 tls: TlsSetting::Default(OnceLock::new()),
@@ -172,6 +176,7 @@ impl Http2Connector {
                 inner: Arc::new(Inner {
                     settings: shared.settings.clone(),
                     gauge: shared.gauge.clone(),
+                    foreign: shared.foreign,
                     dial: Box::new(move |uris| (shared.dial)(uris)),
                     tls,
                 }),
@@ -204,36 +209,66 @@ impl Connector for Http2Connector {
     /// Dials, and waits for the server's SETTINGS. Dropping the future closes what is open.
     fn connect(&self, endpoint: &Endpoint, events: ConnectionEvents) -> Self::Future {
         let inner = self.inner.clone();
-        let addresses: Result<Vec<Uri>, Error> = endpoint.addresses().map(check_address).collect();
+        let site = Site::of(endpoint);
+        let authority = endpoint.get::<Authority>().cloned();
         Box::pin(async move {
-            let uris = addresses.map_err(|error| ConnectError::new(Stage::Address, error))?;
-            inner.connect(uris, events).await
+            let site = site.map_err(|error| ConnectError::new(Stage::Address, error))?;
+            inner.connect(site, authority, events).await
         })
     }
 }
 
 impl Inner {
+    /// `authority`: the name that the endpoint goes by, if it is not its address.
     async fn connect(
         &self,
-        uris: Vec<Uri>,
+        site: Site,
+        authority: Option<Authority>,
         events: ConnectionEvents,
     ) -> Result<Http2, ConnectError> {
-        let (transport, uri) = (self.dial)(uris.clone())
-            .await
-            .map_err(|error| ConnectError::new(Stage::Dial, error).at_all(&uris))?;
+        let ((transport, uri), at) = self.dial(site).await?;
+        let host = authority.as_ref().map(Authority::host);
         let (transport, secure) = self
-            .secure(&uri, transport)
+            .secure(&uri, host.or(uri.host()).unwrap_or_default(), transport)
             .await
-            .map_err(|error| ConnectError::new(Stage::Tls, error).at(&uri))?;
-        self.handshake(&uri, secure, transport, events)
+            .map_err(|error| ConnectError::new(Stage::Tls, error).at(&at))?;
+        let authority = authority.as_ref().map(Authority::of_uri);
+        self.handshake(authority.or(uri.authority()), secure, transport, events)
             .await
-            .map_err(|error| ConnectError::new(Stage::Http2, error).at(&uri))
+            .map_err(|error| ConnectError::new(Stage::Http2, error).at(&at))
+    }
+
+    /// A byte stream, and how to call where it leads to in an error.
+    async fn dial(&self, site: Site) -> Result<(Dialled, String), ConnectError> {
+        match site {
+            Site::Hosts(uris) => {
+                let dialled = (self.dial)(uris.clone()).await;
+                let dialled =
+                    dialled.map_err(|error| ConnectError::new(Stage::Dial, error).at_all(&uris))?;
+                let at = dialled.1.to_string();
+                Ok((dialled, at))
+            }
+            Site::Socket(socket) if self.foreign => {
+                let error = socket.needs_own_transport();
+                Err(ConnectError::new(Stage::Address, error))
+            }
+            #[cfg(unix)]
+            Site::Socket(socket) => {
+                let failed = |error| ConnectError::new(Stage::Dial, error).at(&socket);
+                let stream = socket.connect().await.map_err(failed)?;
+                let dialled = (Box::new(stream) as BoxTransport, Site::uri_of_sockets());
+                Ok((dialled, socket.to_string()))
+            }
+            #[cfg(not(unix))]
+            Site::Socket(socket) => socket.is_not_here(),
+        }
     }
 
     #[cfg(feature = "tls")]
     async fn secure(
         &self,
         uri: &Uri,
+        host: &str,
         transport: BoxTransport,
     ) -> Result<(BoxTransport, bool), BoxError> {
         let tls = match &self.tls {
@@ -249,7 +284,7 @@ impl Inner {
                 }
             },
         };
-        let secured = tls.connect(uri.host().unwrap_or_default(), transport);
+        let secured = tls.connect(host, transport);
         Ok((Box::new(secured.await?), true))
     }
 
@@ -257,6 +292,7 @@ impl Inner {
     async fn secure(
         &self,
         uri: &Uri,
+        _host: &str,
         transport: BoxTransport,
     ) -> Result<(BoxTransport, bool), BoxError> {
         if uri.scheme() == Some(&Scheme::HTTPS) {
@@ -268,7 +304,7 @@ impl Inner {
 
     async fn handshake(
         &self,
-        uri: &Uri,
+        authority: Option<&http::uri::Authority>,
         secure: bool,
         transport: BoxTransport,
         events: ConnectionEvents,
@@ -299,7 +335,7 @@ impl Inner {
         let origin = self.settings.origin.as_ref();
         let authority = origin
             .and_then(Uri::authority)
-            .or(uri.authority())
+            .or(authority)
             .ok_or("no authority")?;
         let open = Arc::new(Connection::new(
             caller,

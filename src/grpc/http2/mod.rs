@@ -16,6 +16,7 @@
 //! - `stall`: ends a connection that nobody can call any more if its peer reads nothing;
 //! - `frames`: finds the frame headers among those bytes;
 //! - `tcp`, `race`: to whichever of an endpoint's addresses answers first;
+//! - `site`: where that is: hosts, or a Unix socket;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`, `body`: the rest.
 
@@ -36,6 +37,7 @@ mod replay;
 mod service;
 mod settings;
 mod severed;
+mod site;
 mod stall;
 mod tcp;
 mod unwritten;
@@ -51,6 +53,7 @@ pub use settings::Http2Settings;
 
 pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
 pub(super) use severed::{Sever, Severable};
+pub(super) use site::Site;
 pub(super) use stall::{Caller, Stall};
 
 #[cfg(test)]

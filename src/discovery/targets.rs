@@ -1,0 +1,167 @@
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+#[cfg(feature = "dns")]
+use crate::discovery::dns;
+use crate::discovery::target::{FIELD, Target, bad, is_scheme};
+use crate::discovery::{BoxDiscovery, Discovery, fixed};
+use crate::error::{BoxError, Error};
+
+type Make = Arc<dyn Fn(&Target) -> Result<BoxDiscovery, Error> + Send + Sync>;
+
+type BuiltIn = fn(&Target) -> Result<BoxDiscovery, Error>;
+
+/// The schemes that ship.
+const BUILT_IN: [(&str, BuiltIn); 11] = [
+    #[cfg(feature = "dns")]
+    ("dns", dns::of_host),
+    #[cfg(not(feature = "dns"))]
+    ("dns", needs_dns),
+    #[cfg(feature = "dns")]
+    ("dns+srv", dns::of_service),
+    #[cfg(not(feature = "dns"))]
+    ("dns+srv", needs_dns),
+    ("etcd", not_here),
+    ("file", not_here),
+    ("ipv4", fixed::ipv4),
+    ("ipv6", fixed::ipv6),
+    ("kubernetes", not_here),
+    ("static", fixed::list),
+    ("unix", fixed::unix),
+    ("unix-abstract", fixed::unix_abstract),
+    ("xds", not_here),
+];
+
+/// Which source finds the endpoints of a [`Target`], by its scheme. A plain value: what is
+/// added to one is in no other.
+///
+/// | target | endpoints |
+/// |---|---|
+/// | `dns:///host:port`, `dns://10.0.0.53:53/host:port`, `host:port` | every address of a name in DNS, by the system's name servers or the one named; without a port 443. Feature `dns`; `Dns` tells the rest |
+/// | `dns+srv:///_grpc._tcp.host` | the SRV records of a service. Feature `dns` |
+/// | `static:///a:1,b:2` | these; each a name or an address, and its port or 443 |
+/// | `ipv4:10.0.0.1:50051,10.0.0.2` | these; without a port 443 |
+/// | `ipv6:[fd00::1]:50051,fd00::2` | these; without a port 443 |
+/// | `unix:relative/path`, `unix:///absolute/path` | a Unix socket |
+/// | `unix-abstract:name` | a Unix socket in Linux's abstract namespace |
+///
+/// `file`, `kubernetes`, `etcd` and `xds` are known by name, and this version has no source for them.
+///
+/// The addresses that are found begin with `http://`; with `grpc::Builder::tls` set, TLS is
+/// spoken to them all the same.
+///
+/// ```
+/// use evenkeel::BoxError;
+/// use evenkeel::discovery::{Target, Targets, Update};
+///
+/// // The endpoints of `rack:7` are the hosts of rack 7.
+/// let targets = Targets::new().with_scheme("rack", |target: &Target| {
+///     let rack: u8 = target.name().parse()?;
+///     let hosts = (1..=3).map(move |n| format!("http://10.0.{rack}.{n}:50051"));
+///     Ok(futures::stream::iter([Ok::<_, BoxError>(Update::new(hosts))]))
+/// })?;
+/// let source = targets.source("rack:7")?;
+/// assert!(targets.source("rack:seven").is_err());
+/// # let _ = source;
+/// # Ok::<_, evenkeel::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Targets {
+    schemes: BTreeMap<Arc<str>, Make>,
+}
+
+impl Targets {
+    /// The schemes that ship.
+    pub fn new() -> Self {
+        let mut schemes = BTreeMap::new();
+        for (scheme, make) in BUILT_IN {
+            let make: Make = Arc::new(make);
+            schemes.insert(scheme.into(), make);
+        }
+        Self { schemes }
+    }
+
+    /// Adds a scheme, or takes the place of the one of that name: `make` makes the source of a target that
+    /// has it. Upper and lower case are one.
+    ///
+    /// An error of `make` is what [`source`](Self::source) returns.
+    ///
+    /// # Errors
+    /// A name that is no scheme: a letter, then letters, digits, `+`, `-` and `.` (RFC 3986). The error names
+    /// the field `scheme`.
+    pub fn with_scheme<D: Discovery>(
+        mut self,
+        scheme: &str,
+        make: impl Fn(&Target) -> Result<D, BoxError> + Send + Sync + 'static,
+    ) -> Result<Self, Error> {
+        if !is_scheme(scheme) {
+            let message = format!("{scheme:?} is no name that a URI's scheme can have");
+            return Err(Error::config("scheme", message));
+        }
+        let make = move |target: &Target| -> Result<BoxDiscovery, Error> {
+            match make(target) {
+                Ok(source) => Ok(Box::pin(source)),
+                Err(error) => Err(match error.downcast::<Error>() {
+                    Ok(error) if error.is_config() => *error,
+                    Ok(error) => refused(target, error),
+                    Err(error) => refused(target, error),
+                }),
+            }
+        };
+        let scheme = scheme.to_ascii_lowercase();
+        self.schemes.insert(scheme.into(), Arc::new(make));
+        Ok(self)
+    }
+
+    /// The source of the endpoints of `target`, to give to a builder's `discovery`. Nothing is asked yet: a
+    /// source begins when the balancer reads it.
+    ///
+    /// # Errors
+    /// A configuration error of the field `target`: no target by gRPC's syntax, a scheme that is not known, one
+    /// that this version has no source for, a name or port that cannot be, or what the scheme's own
+    /// function says.
+    pub fn source(&self, target: &str) -> Result<BoxDiscovery, Error> {
+        let known = |scheme: &str| self.schemes.contains_key(scheme);
+        let read = Target::read(target, known)?;
+        match self.schemes.get(read.scheme()) {
+            Some(make) => make(&read),
+            None => Err(bad(format!("{read} has a scheme that is not known"))),
+        }
+    }
+}
+
+impl Default for Targets {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Targets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.schemes.keys()).finish()
+    }
+}
+
+pub(super) fn is_built_in(scheme: &str) -> bool {
+    BUILT_IN.iter().any(|(name, _)| *name == scheme)
+}
+
+fn refused(target: &Target, error: impl Into<BoxError>) -> Error {
+    let error = error.into();
+    Error::config_because(FIELD, format!("{target}: {error}"), error)
+}
+
+#[cfg(not(feature = "dns"))]
+fn needs_dns(target: &Target) -> Result<BoxDiscovery, Error> {
+    Err(bad(format!(
+        "{target}: names are looked up with the feature dns, which is off"
+    )))
+}
+
+fn not_here(target: &Target) -> Result<BoxDiscovery, Error> {
+    Err(bad(format!(
+        "{target}: this version has no source for the scheme {}; Targets::with_scheme takes one",
+        target.scheme()
+    )))
+}
