@@ -238,7 +238,7 @@ async fn tcp_connect_does_not_wait_for_an_address_that_never_answers() {
     }
     let open = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let open = open.local_addr().unwrap().to_string();
-    let endpoint = crate::Endpoint::new(silent.to_string());
+    let endpoint = crate::endpoint::Endpoint::new(silent.to_string());
     let endpoint = endpoint.with_addresses([open]);
     let rules = rules().with_timeout(30 * SECOND);
     let check = TcpConnect::new(rules).unwrap();
