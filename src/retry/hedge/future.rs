@@ -186,12 +186,11 @@ where
         let mut this = self.project();
         let call = this.call.as_mut()?;
         let verdict = call.judge(&result);
+        let body = &call.repeat.body;
         // Nobody else can have the rest of the request, so who has it has the last word, too.
-        let alone = call.repeat.body.is_ahead(reader);
         if let Verdict::Failed(_) | Verdict::NotSent = verdict
-            && !alone
+            && body.release(reader)
         {
-            call.repeat.body.release(reader);
             match verdict {
                 Verdict::Failed(pushback) => call.failed(pushback),
                 _ => call.not_sent(beside),
@@ -200,6 +199,10 @@ where
             if under_way || call.goes_on() {
                 return None;
             }
+        } else if !body.claim(reader) {
+            // Who has it is under way. A body with a gap would look whole to this one's server.
+            body.release(reader);
+            return None;
         }
         // Before the rest of the request is only this attempt's: their streams are cancelled, and not broken
         // off.
