@@ -141,21 +141,31 @@ type Attempt<S> = balance::ResponseFuture<S, Request<Body>, Tracking>;
 type Retried<S> =
     Pin<Box<retry::ResponseFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
 
-type Hedged<S> = Pin<Box<HedgeFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
+type Hedged<S, R> = Pin<
+    Box<
+        HedgeFuture<
+            Attempt<S>,
+            Attempts<Balance<S, Tracking>>,
+            Body,
+            ByAttempt,
+            Result<Response<R>, Error>,
+        >,
+    >,
+>;
 
-/// A response to come, by any of the ways.
+/// A response to come, by any of the ways. `R` is its body, as the balancer gives it.
 #[pin_project(project = CallProjection)]
 #[expect(
     clippy::large_enum_variant,
     reason = "the large one is the usual one, which is to allocate nothing"
 )]
-pub(super) enum Call<S: Service<Request<Body>>> {
+pub(super) enum Call<S: Service<Request<Body>>, R> {
     Once(#[pin] Attempt<S>),
     Retrying(Retried<S>),
-    Hedging(Hedged<S>),
+    Hedging(Hedged<S, R>),
 }
 
-impl<S: Service<Request<Body>>> Call<S> {
+impl<S: Service<Request<Body>>, R> Call<S, R> {
     /// Ends the call for its deadline. If no endpoint had it, says before what that was, and what the call
     /// was waiting for.
     pub(super) fn expire(self: Pin<&mut Self>) -> Option<String> {
@@ -196,7 +206,7 @@ where
         Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
     R: http_body::Body,
 {
-    fn hedged(hedge: &mut Hedging<S>, request: Request<Body>, end: Option<Instant>) -> Call<S> {
+    fn hedged(hedge: &mut Hedging<S>, request: Request<Body>, end: Option<Instant>) -> Call<S, R> {
         let call = hedge.call(request);
         Call::Hedging(Box::pin(match end {
             Some(end) => call.end_by(end),
@@ -212,7 +222,7 @@ where
         request: Request<Body>,
         end: Option<Instant>,
         policy: Option<usize>,
-    ) -> Call<S> {
+    ) -> Call<S, R> {
         let call = match self {
             Self::Once(balance) => return Call::Once(balance.call(request)),
             Self::Retrying(retry) => retry.call(request),
@@ -232,12 +242,12 @@ where
     }
 }
 
-impl<S, R> Future for Call<S>
+impl<S, R> Future for Call<S, R>
 where
     S: Service<Request<Body>>,
     Attempt<S>: Future<Output = Result<Response<R>, Error>>,
     Retried<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
-    Hedged<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
+    Hedged<S, R>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
 {
     type Output = Result<Response<ResponseBody<R>>, Error>;
 

@@ -181,9 +181,9 @@ pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 /// around this; `grpc::Channel` does it for the call as a whole.
 ///
 /// # Errors
-/// Those of the attempt that ended the call, as they are: the first that is fatal, else the last. With
-/// [`is_timeout`](Error::is_timeout), where the deadline passed while the service for the only attempt left
-/// was not ready.
+/// Those of the attempt that ended the call, as they are: the first that is fatal, else the last of those that
+/// went to an endpoint. With [`is_timeout`](Error::is_timeout), where the deadline passed while the service for
+/// the only attempt left was not ready.
 ///
 /// # Cancellation
 /// Dropping the returned future cancels all attempts.
@@ -273,7 +273,7 @@ where
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = HedgeFuture<S::Future, S, B, E>;
+    type Future = HedgeFuture<S::Future, S, B, E, Result<Response<R>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)

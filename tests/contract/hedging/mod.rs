@@ -11,7 +11,7 @@ use evenkeel::health::{Ejection, Limits};
 use evenkeel::outcome::ByStatusCode;
 use evenkeel::policy::{LeastRequest, PickFirst, Policy, RingHash, RoundRobin};
 use evenkeel::retry::{
-    BudgetSettings, Hedge, HedgeLayer, HedgePolicy, RetryBody, RetryLayer, RetryPolicy,
+    BudgetSettings, ErrorKind, Hedge, HedgeLayer, HedgePolicy, RetryBody, RetryLayer, RetryPolicy,
     ThrottleSettings,
 };
 use evenkeel::{Balance, Error};
