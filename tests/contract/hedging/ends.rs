@@ -220,7 +220,7 @@ async fn one_budget_may_be_shared_with_retries() {
     let servers = Servers::of(names.map(|name| (name, answers(200 * MILLI))));
     let budget = BudgetSettings::default()
         .with_min_per_second(0)
-        .with_percent(100);
+        .with_percent(50);
     let retries = RetryLayer::new(RetryPolicy::default().with_budget(budget)).unwrap();
     let layer = HedgeLayer::new(policy(2)).unwrap();
     let layer = layer.within_bounds_of(&retries);
@@ -232,7 +232,7 @@ async fn one_budget_may_be_shared_with_retries() {
         layer
     );
     call(&hedged).await;
-    assert_eq!(servers.take().len(), 2, "a call pays for one more attempt");
+    assert_eq!(servers.take().len(), 1, "one call pays for half a hedge");
     let failing = tower::util::MapResponse::new(balance, |mut response: Response<_>| {
         (response.headers_mut()).insert("grpc-status", 14.into());
         response
@@ -240,5 +240,17 @@ async fn one_budget_may_be_shared_with_retries() {
     let retried = retries.layer(failing);
     let response = within("a call", retried.oneshot(request())).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], "14");
-    assert_eq!(servers.take().len(), 2, "its own, and no more than that");
+    assert_eq!(
+        servers.take().len(),
+        2,
+        "with what the hedged call has paid in, for one retry"
+    );
+    for attempts in [1, 2] {
+        call(&hedged).await;
+        assert_eq!(
+            servers.take().len(),
+            attempts,
+            "the retry has spent all there was"
+        );
+    }
 }
