@@ -45,7 +45,8 @@ impl HedgeLayer {
 
 impl<E> HedgeLayer<E> {
     /// Reads the errors of the service by `read`: a function from `&Error` to
-    /// [`ErrorKind`](crate::retry::ErrorKind), or an implementation of [`ReadError`].
+    /// [`ErrorKind`](crate::retry::ErrorKind), or an implementation of [`ReadError`]. Of errors with
+    /// [`is_no_other`](Error::is_no_other) it is to say [`NotSent`](crate::retry::ErrorKind::NotSent).
     pub fn reading_errors<E2>(self, read: E2) -> HedgeLayer<E2> {
         HedgeLayer {
             rules: self.rules,

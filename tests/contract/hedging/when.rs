@@ -95,6 +95,20 @@ async fn without_an_endpoint_that_was_not_tried_no_hedge_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_reads_errors_can_tell_that_nobody_had_a_hedge() {
+    let servers = Servers::of([("a", answers(SECOND))]);
+    let read = |error: &Error| match error.is_no_other() {
+        true => ErrorKind::NotSent,
+        false => ErrorKind::Final,
+    };
+    let layer = HedgeLayer::new(policy(3)).unwrap().reading_errors(read);
+    let round_robin = RoundRobin::default();
+    let (_balance, hedged) = hedging!(servers, ["a"], round_robin, Ejection::off(), layer);
+    let got = call(&hedged).await;
+    assert_eq!(got, answer("a got ping", 1_000), "the call goes on without");
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_have_failed_one_may_go_to_an_endpoint_that_had_the_call() {
     let servers = Servers::of([("a", fails(10 * MILLI, 14))]);
     let (_balance, hedged) = hedging!(servers, ["a"], policy(3));
