@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::cluster::now;
+use crate::cluster::moment;
 use crate::error::{BoxError, Error};
-use crate::math::{Moment, RunningQuantile};
+use crate::math::RunningQuantile;
 use crate::retry::bounds::Bounds;
 use crate::retry::hedge::HedgeFuture;
 use crate::retry::hedge::call::Call;
@@ -126,21 +127,21 @@ impl Rules {
     }
 
     /// A call that began then has its response's head now.
-    pub(super) fn answered(&self, begun: Moment) {
+    pub(super) fn answered(&self, begun: Instant) {
         if let Some(latency) = &self.latency {
-            let now = now();
-            latency.record(now.since(begun), now);
+            let now = Instant::now();
+            latency.record(now.saturating_duration_since(begun), moment(now));
         }
     }
 
     /// A call that began then was given up. That it would have taken longer is worth to know only if that
     /// is longer than what is known of.
-    pub(super) fn given_up(&self, begun: Moment) {
+    pub(super) fn given_up(&self, begun: Instant) {
         if let Some(latency) = &self.latency {
-            let now = now();
-            let took = now.since(begun);
+            let now = Instant::now();
+            let took = now.saturating_duration_since(begun);
             if took > self.delay() {
-                latency.record(took, now);
+                latency.record(took, moment(now));
             }
         }
     }
@@ -190,9 +191,11 @@ pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 /// Dropping the returned future cancels all attempts.
 ///
 /// # Cost
-/// A call that is not hedged costs what one with [`Retry`](crate::retry::Retry) costs, a timer unless it is
-/// answered at once, and two atomic additions. A hedge costs a clone of the service and of the request's
-/// head, and a few allocations.
+/// A call that is not hedged costs what one with [`Retry`](crate::retry::Retry) costs, another look at the clock, a
+/// timer unless it is answered at once, and, where the delay is a quantile, one more look at the clock and an
+/// atomic addition when it is answered. The lock of the request's body, which only those who read the body take too, is
+/// taken once each time it is polled in vain, and twice at its answer. A hedge costs a clone of the service and of
+/// the request's head, and a few allocations; while there is one, a poll in vain takes that lock twice.
 ///
 /// # Runtime
 /// A tokio runtime with timers, there when the layer is applied or when the call is polled. Without one an
