@@ -284,9 +284,103 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let rules = &self.shared.rules;
-        let (repeat, request) = Repeat::begin(request, &rules.policy.attempts, &rules.bounds);
-        let call = repeat.map(|repeat| Call::new(self.shared.clone(), repeat));
-        HedgeFuture::new(self.inner.call(request), call)
+        begin(&mut self.inner, &self.shared, request)
+    }
+}
+
+/// How some of the calls are hedged of a service that something else stands around.
+#[cfg(feature = "grpc")]
+pub(crate) struct HedgedCalls<S, E>(Arc<Shared<S, E>>);
+
+#[cfg(feature = "grpc")]
+impl<E: Clone> HedgeLayer<E> {
+    /// For some of the calls of `service`.
+    pub(crate) fn calls_of<S: Clone>(&self, service: &S) -> HedgedCalls<S, E> {
+        HedgedCalls(Shared::of(service, &self.read, &self.rules))
+    }
+}
+
+#[cfg(feature = "grpc")]
+impl<S, E> HedgedCalls<S, E> {
+    /// The call, by a handle of the service: no other is made for the first attempt.
+    pub(crate) fn call<B, O>(
+        &self,
+        service: &mut S,
+        request: Request<B>,
+    ) -> HedgeFuture<S::Future, S, B, E, O>
+    where
+        S: Service<Request<RetryBody<B>>>,
+        B: Body + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        begin(service, &self.0, request)
+    }
+}
+
+fn begin<S, E, B, O>(
+    inner: &mut S,
+    shared: &Arc<Shared<S, E>>,
+    request: Request<B>,
+) -> HedgeFuture<S::Future, S, B, E, O>
+where
+    S: Service<Request<RetryBody<B>>>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let rules = &shared.rules;
+    let (repeat, request) = Repeat::begin(request, &rules.policy.attempts, &rules.bounds);
+    let call = repeat.map(|repeat| Call::new(shared.clone(), repeat));
+    HedgeFuture::new(inner.call(request), call)
+}
+
+#[cfg(all(test, feature = "grpc"))]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// Counts its clones.
+    #[derive(Default)]
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Clone for Counted {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Self(self.0.clone())
+        }
+    }
+
+    impl<B> Service<Request<B>> for Counted {
+        type Response = Response<B>;
+        type Error = Infallible;
+        type Future = Ready<Result<Response<B>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<B>) -> Self::Future {
+            ready(Ok(Response::new(request.into_body())))
+        }
+    }
+
+    #[tokio::test]
+    async fn hedged_calls_of_a_service_clone_none_for_the_first_attempt() {
+        let mut service = Counted::default();
+        let hedged = HedgeLayer::new(HedgePolicy::default())
+            .unwrap()
+            .calls_of(&service);
+        let before = service.0.load(Ordering::SeqCst);
+        for _ in 0..10 {
+            let request = Request::new(Full::new(Bytes::new()));
+            drop(hedged.call::<_, ()>(&mut service, request));
+        }
+        let after = service.0.load(Ordering::SeqCst);
+        assert_eq!(after, before, "a clone is for a hedge");
     }
 }
