@@ -106,7 +106,7 @@ impl Configured {
         let mut repeats = Vec::new();
         let mut table = Table::default();
         for method in config.methods {
-            let retry = match method.attempts {
+            let policy = match method.attempts {
                 Attempts::One => None,
                 Attempts::Retries(policy) => {
                     repeats.push(Repeats::Retries(policy));
@@ -120,7 +120,7 @@ impl Configured {
             let settings = Settings {
                 timeout: method.timeout.and_then(Timeout::new),
                 wait_for_ready: method.wait_for_ready,
-                retry,
+                policy,
             };
             for name in &method.names {
                 table.insert(name, settings.clone());
