@@ -19,7 +19,11 @@ async fn a_body_streams_to_two_attempts_at_once() {
     drop(pieces);
     let answer = within("the call", calling).await.unwrap().unwrap();
     let said = answer.said.split_once(' ').unwrap().1;
-    assert_eq!(said, "got one two three", "each has all of it");
+    assert_eq!(said, "got one two three", "the winner has all of it");
+    let mut got = servers.take_got();
+    got.sort();
+    let whole = names.map(|name| (name.to_owned(), "one two three".to_owned()));
+    assert_eq!(got, whole, "and so has the other one");
 }
 
 #[tokio::test(start_paused = true)]

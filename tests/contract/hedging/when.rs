@@ -186,24 +186,24 @@ async fn all_attempts_may_be_sent_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hedge_that_finds_no_room_does_the_call_no_harm() {
-    for limits in [
-        Limits::default().with_max_in_flight_per_endpoint(1),
-        Limits::default().with_max_in_flight(1),
-    ] {
-        let names = ["a"];
-        let servers = Servers::of(names.map(|name| (name, answers(SECOND))));
+    let each = Limits::default().with_max_in_flight_per_endpoint(1);
+    let all = Limits::default().with_max_in_flight(1);
+    for (limits, names) in [(each, vec!["a"]), (all, vec!["a"]), (all, vec!["a", "b"])] {
+        let servers = Servers::of(["a", "b"].map(|name| (name, answers(SECOND))));
         // No code is good enough to go on after.
         let hedge = policy(2).with_codes([0_i32; 0]);
         let (_balance, hedged) = hedging!(
             servers,
-            names,
+            names.clone(),
             RoundRobin::default(),
             Ejection::off(),
             HedgeLayer::new(hedge).unwrap(),
             limits
         );
-        let said = call(&hedged).await;
-        assert_eq!(said, answer("a got ping", 1_000), "{limits:?}");
-        assert_eq!(servers.count(), 1, "there was no room for another");
+        let got = call(&hedged).await;
+        let seen = servers.take();
+        assert_eq!(seen.len(), 1, "{names:?}: no room for another, {limits:?}");
+        let said = format!("{} got ping", seen[0].server);
+        assert_eq!(got, answer(&said, 1_000), "{names:?}: {limits:?}");
     }
 }
