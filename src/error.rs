@@ -162,8 +162,10 @@ impl Error {
         )
     }
 
-    /// An attempt beside others was not sent, since it found no endpoint that those had not gone to.
-    pub(crate) fn is_no_other(&self) -> bool {
+    /// Nobody has had the attempt: it was to go to an endpoint that no other attempt of its call had gone to, and
+    /// found none, as a hedge may. It [is unavailable](Self::is_unavailable), too; but a reader of errors for
+    /// [hedging](crate::retry::Hedge) says [`NotSent`](crate::retry::ErrorKind::NotSent) of it.
+    pub fn is_no_other(&self) -> bool {
         self.inner.kind == Kind::NoOther
     }
 

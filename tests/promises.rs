@@ -354,10 +354,10 @@ fn hedging_is_shared_stored_and_spawned() {
     clone::<HedgeLayer>();
     ordinary::<Hedge<PlainBalance>>();
     clone::<Hedge<PlainBalance>>();
-    ordinary::<HedgeFuture<Ready<()>, PlainBalance, Full<Bytes>, ByError>>();
+    ordinary::<HedgeFuture<Ready<()>, PlainBalance, Full<Bytes>, ByError, ()>>();
     ordinary::<RunningQuantile>();
     type SendOnly = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
-    send::<HedgeFuture<Ready<()>, PlainBalance, SendOnly, ByError>>();
+    send::<HedgeFuture<Ready<()>, PlainBalance, SendOnly, ByError, ()>>();
 }
 
 #[test]

@@ -18,8 +18,14 @@ const MARGIN: Duration = Duration::from_secs(60 * 60);
 /// The time, as policies count it. Tokio's clock, so that tests may pause it.
 #[inline]
 pub(crate) fn now() -> Moment {
+    moment(Instant::now())
+}
+
+/// The same of another time than now.
+#[inline]
+pub(crate) fn moment(time: Instant) -> Moment {
     let origin = *ORIGIN.get_or_init(origin);
-    Moment::from_origin(Instant::now().saturating_duration_since(origin))
+    Moment::from_origin(time.saturating_duration_since(origin))
 }
 
 #[cold]

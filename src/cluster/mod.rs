@@ -31,7 +31,7 @@ mod snapshot;
 mod step;
 mod watches;
 
-pub(crate) use clock::now;
+pub(crate) use clock::{moment, now};
 pub(crate) use driver::{Launch, launch};
 pub(crate) use lifecycle::{Answer, Ending};
 pub(crate) use snapshot::{Shared, Snapshot};

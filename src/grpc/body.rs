@@ -17,7 +17,10 @@ use crate::grpc::status;
 use crate::outcome::Outcome;
 use crate::retry;
 
-type Inner<B> = retry::ResponseBody<TrackedBody<B, ByGrpcStatus, AttemptError>>;
+/// As a channel's balancer gives it.
+pub(super) type Tracked<B> = TrackedBody<B, ByGrpcStatus, AttemptError>;
+
+type Inner<B> = retry::ResponseBody<Tracked<B>>;
 
 /// The body of a [`Channel`](crate::grpc::Channel)'s response: its errors are statuses, the caller's
 /// deadline holds to its end, and the endpoint counts as busy until then.

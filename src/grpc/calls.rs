@@ -17,8 +17,8 @@ use crate::error::Error;
 use crate::grpc::channel::Tracking;
 use crate::grpc::status;
 use crate::retry::{
-    self, ErrorKind, Hedge, HedgeFuture, HedgeLayer, HedgePolicy, OtherPolicy, ReadError,
-    ResponseBody, Retry, RetryBody, RetryLayer, RetryPolicy, ThrottleSettings,
+    self, ErrorKind, Hedge, HedgeFuture, HedgeLayer, HedgePolicy, HedgedCalls, OtherPolicy,
+    ReadError, ResponseBody, Retry, RetryBody, RetryLayer, RetryPolicy, ThrottleSettings,
 };
 
 /// How a channel makes its calls.
@@ -48,7 +48,7 @@ pub(super) enum Repeats {
 /// The same, put to use.
 pub(super) enum Policy<S> {
     Retries(OtherPolicy<Attempts<Balance<S, Tracking>>, ByAttempt>),
-    Hedges(Hedging<S>),
+    Hedges(HedgedCalls<Attempts<Balance<S, Tracking>>, ByAttempt>),
 }
 
 impl<S: Clone + Send + Sync + 'static> Calls<S> {
@@ -61,15 +61,15 @@ impl<S: Clone + Send + Sync + 'static> Calls<S> {
         by_method: &[Repeats],
         throttle: Option<ThrottleSettings>,
     ) -> Result<Self, Error> {
-        let hedging = |layer: HedgeLayer, balance: Balance<S, Tracking>| {
-            layer.reading_errors(ByAttempt).layer(Attempts(balance))
-        };
         match (retry, hedge) {
             (Some(retry), _) => {
                 let retry = retry.reading_errors(ByAttempt).layer(Attempts(balance));
                 return Ok(Self::Retrying(retry));
             }
-            (None, Some(hedge)) => return Ok(Self::Hedging(hedging(hedge, balance))),
+            (None, Some(hedge)) => {
+                let hedge = hedge.reading_errors(ByAttempt).layer(Attempts(balance));
+                return Ok(Self::Hedging(hedge));
+            }
             (None, None) if by_method.is_empty() => return Ok(Self::Once(balance)),
             (None, None) => {}
         }
@@ -78,12 +78,13 @@ impl<S: Clone + Send + Sync + 'static> Calls<S> {
             .with_throttle(throttle);
         let bounds = RetryLayer::new(bounds)?;
         let retry = bounds.clone().reading_errors(ByAttempt);
-        let retry = retry.layer(Attempts(balance.clone()));
+        let retry = retry.layer(Attempts(balance));
         let policies = by_method.iter().map(|repeats| match repeats {
             Repeats::Retries(policy) => retry.other_policy(*policy).map(Policy::Retries),
             Repeats::Hedges(policy) => {
                 let layer = HedgeLayer::new(*policy)?.within_bounds_of(&bounds);
-                Ok(Policy::Hedges(hedging(layer, balance.clone())))
+                let layer = layer.reading_errors(ByAttempt);
+                Ok(Policy::Hedges(layer.calls_of(retry.get_ref())))
             }
         });
         let policies = policies.collect::<Result<_, _>>()?;
@@ -141,21 +142,29 @@ type Attempt<S> = balance::ResponseFuture<S, Request<Body>, Tracking>;
 type Retried<S> =
     Pin<Box<retry::ResponseFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
 
-type Hedged<S> = Pin<Box<HedgeFuture<Attempt<S>, Attempts<Balance<S, Tracking>>, Body, ByAttempt>>>;
+type Hedged<S, R> = Pin<Box<HedgedCall<S, R>>>;
 
-/// A response to come, by any of the ways.
+type HedgedCall<S, R> = HedgeFuture<
+    Attempt<S>,
+    Attempts<Balance<S, Tracking>>,
+    Body,
+    ByAttempt,
+    Result<Response<R>, Error>,
+>;
+
+/// A response to come, by any of the ways. `R` is its body, as the balancer gives it.
 #[pin_project(project = CallProjection)]
 #[expect(
     clippy::large_enum_variant,
     reason = "the large one is the usual one, which is to allocate nothing"
 )]
-pub(super) enum Call<S: Service<Request<Body>>> {
+pub(super) enum Call<S: Service<Request<Body>>, R> {
     Once(#[pin] Attempt<S>),
     Retrying(Retried<S>),
-    Hedging(Hedged<S>),
+    Hedging(Hedged<S, R>),
 }
 
-impl<S: Service<Request<Body>>> Call<S> {
+impl<S: Service<Request<Body>>, R> Call<S, R> {
     /// Ends the call for its deadline. If no endpoint had it, says before what that was, and what the call
     /// was waiting for.
     pub(super) fn expire(self: Pin<&mut Self>) -> Option<String> {
@@ -196,8 +205,7 @@ where
         Service<Request<Body>, Response = Response<R>, Error = Error, Future = Attempt<S>>,
     R: http_body::Body,
 {
-    fn hedged(hedge: &mut Hedging<S>, request: Request<Body>, end: Option<Instant>) -> Call<S> {
-        let call = hedge.call(request);
+    fn hedged(call: HedgedCall<S, R>, end: Option<Instant>) -> Call<S, R> {
         Call::Hedging(Box::pin(match end {
             Some(end) => call.end_by(end),
             None => call,
@@ -212,15 +220,15 @@ where
         request: Request<Body>,
         end: Option<Instant>,
         policy: Option<usize>,
-    ) -> Call<S> {
+    ) -> Call<S, R> {
         let call = match self {
             Self::Once(balance) => return Call::Once(balance.call(request)),
             Self::Retrying(retry) => retry.call(request),
-            Self::Hedging(hedge) => return Self::hedged(hedge, request, end),
+            Self::Hedging(hedge) => return Self::hedged(hedge.call(request), end),
             Self::ByMethod(retry, policies) => match policy.and_then(|place| policies.get(place)) {
                 Some(Policy::Retries(policy)) => retry.call_by(policy, request),
                 Some(Policy::Hedges(hedge)) => {
-                    return Self::hedged(&mut hedge.clone(), request, end);
+                    return Self::hedged(hedge.call(retry.get_mut(), request), end);
                 }
                 None => return Call::Once(retry.get_mut().0.call(request)),
             },
@@ -232,12 +240,12 @@ where
     }
 }
 
-impl<S, R> Future for Call<S>
+impl<S, R> Future for Call<S, R>
 where
     S: Service<Request<Body>>,
     Attempt<S>: Future<Output = Result<Response<R>, Error>>,
     Retried<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
-    Hedged<S>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
+    Hedged<S, R>: Future<Output = Result<Response<ResponseBody<R>>, Error>>,
 {
     type Output = Result<Response<ResponseBody<R>>, Error>;
 

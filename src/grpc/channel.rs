@@ -17,7 +17,7 @@ use tower_service::Service;
 
 use crate::balance::{Http, Reclaiming, StateWatch};
 use crate::endpoint::ConnectivityState;
-use crate::grpc::body::ResponseBody;
+use crate::grpc::body::{ResponseBody, Tracked};
 use crate::grpc::builder::Builder;
 use crate::grpc::calls::{Call, Calls};
 use crate::grpc::classify::{ByGrpcStatus, grpc_code};
@@ -166,7 +166,7 @@ where
 {
     type Response = Response<ResponseBody<B>>;
     type Error = Status;
-    type Future = ResponseFuture<S>;
+    type Future = ResponseFuture<S, B>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))
@@ -192,21 +192,21 @@ where
     }
 }
 
-/// The response to come; see [`Channel`]. Dropping it cancels the call.
+/// The response to come; see [`Channel`]. Dropping it cancels the call. `B` is the body that the connection gives.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct ResponseFuture<S>
+pub struct ResponseFuture<S, B>
 where
     S: Service<Request<Body>>,
 {
     #[pin]
-    inner: Call<S>,
+    inner: Call<S, Tracked<B>>,
     head: Option<Pin<Box<Sleep>>>,
     /// The caller's, for the whole call.
     deadline: Option<Instant>,
 }
 
-impl<S, B> Future for ResponseFuture<S>
+impl<S, B> Future for ResponseFuture<S, B>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = AttemptError>
         + Clone
@@ -252,7 +252,7 @@ where
     }
 }
 
-impl<S> fmt::Debug for ResponseFuture<S>
+impl<S, B> fmt::Debug for ResponseFuture<S, B>
 where
     S: Service<Request<Body>>,
 {

@@ -3,8 +3,6 @@
 use std::sync::Arc;
 
 #[cfg(feature = "service-config")]
-use crate::error::Error;
-#[cfg(feature = "service-config")]
 use crate::grpc::builder::Builder;
 use crate::grpc::calls::Repeats;
 use crate::grpc::health_check::HealthCheck;
@@ -13,11 +11,9 @@ use crate::grpc::methods::Methods;
 use crate::grpc::methods::{Settings, Table, Timeout};
 use crate::health::Ejection;
 use crate::policy::Policy;
-#[cfg(feature = "service-config")]
-use crate::retry::HedgePolicy;
 use crate::retry::ThrottleSettings;
 #[cfg(feature = "service-config")]
-use crate::service_config::{Attempts, HedgingPolicy, ServiceConfig};
+use crate::service_config::{Attempts, ServiceConfig};
 use crate::topology::RandomSubset;
 
 /// Settings that hold where the application has none of its own. By default nothing is set.
@@ -99,32 +95,32 @@ impl<C> Builder<C> {
     /// # }
     /// ```
     pub fn service_config(mut self, json: impl AsRef<str>) -> Self {
-        self.configured = ServiceConfig::parse(json.as_ref()).and_then(Configured::of);
+        self.configured = ServiceConfig::parse(json.as_ref()).map(Configured::of);
         self
     }
 }
 
 #[cfg(feature = "service-config")]
 impl Configured {
-    pub(super) fn of(config: ServiceConfig) -> Result<Self, Error> {
+    pub(super) fn of(config: ServiceConfig) -> Self {
         let mut repeats = Vec::new();
         let mut table = Table::default();
         for method in config.methods {
-            let retry = match method.attempts {
+            let policy = match method.attempts {
                 Attempts::One => None,
                 Attempts::Retries(policy) => {
                     repeats.push(Repeats::Retries(policy));
                     Some(repeats.len() - 1)
                 }
                 Attempts::Hedges(policy) => {
-                    repeats.push(Repeats::Hedges(hedging(&policy)));
+                    repeats.push(Repeats::Hedges(policy));
                     Some(repeats.len() - 1)
                 }
             };
             let settings = Settings {
                 timeout: method.timeout.and_then(Timeout::new),
                 wait_for_ready: method.wait_for_ready,
-                retry,
+                policy,
             };
             for name in &method.names {
                 table.insert(name, settings.clone());
@@ -134,7 +130,7 @@ impl Configured {
             None => (None, None, None),
             Some(balancing) => (Some(balancing.policy), balancing.ejection, balancing.subset),
         };
-        Ok(Self {
+        Self {
             policy,
             ejection,
             subset,
@@ -142,21 +138,6 @@ impl Configured {
             methods: Methods::new(table),
             repeats,
             throttle: config.throttle,
-        })
+        }
     }
 }
-
-/// As gRFC A6 has it: lost connections are no reason to go on with others, and there is no budget.
-#[cfg(feature = "service-config")]
-fn hedging(policy: &HedgingPolicy) -> HedgePolicy {
-    HedgePolicy::default()
-        .with_max_attempts(policy.max_attempts)
-        .with_delay(policy.delay)
-        .with_codes(policy.non_fatal_codes.iter().copied())
-        .with_transport_errors(policy.non_fatal_codes.contains(&UNAVAILABLE))
-        .with_budget(None)
-}
-
-/// The code of a lost connection.
-#[cfg(feature = "service-config")]
-const UNAVAILABLE: i32 = 14;

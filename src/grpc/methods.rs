@@ -25,7 +25,8 @@ impl Methods {
         }
     }
 
-    /// Puts on a request what holds for its method. Returns the place of its policy for retries, if it has one.
+    /// Puts on a request what holds for its method. Returns the place of its policy for retries or hedges, if it
+    /// has one.
     #[inline]
     pub(super) fn apply(&self, request: &mut Request<Body>) -> Option<usize> {
         #[cfg(feature = "service-config")]

@@ -112,13 +112,18 @@ impl<B: Body + Unpin> Kept<B> {
         true
     }
 
-    /// Lets this attempt not read any more.
-    pub(super) fn release(&self, reader: ReaderId) {
-        if let Some(mut state) = lock(&self.0) {
-            let gone = state.unseat(|other| other == reader);
-            drop(state);
-            gone.wake();
+    /// Lets this attempt not read any more. `false` if it alone can have the rest, which it keeps.
+    pub(super) fn release(&self, reader: ReaderId) -> bool {
+        let Some(mut state) = lock(&self.0) else {
+            return true;
+        };
+        if state.ahead == Some(reader) {
+            return false;
         }
+        let gone = state.unseat(|other| other == reader);
+        drop(state);
+        gone.wake();
+        true
     }
 
     /// Whether another attempt could send all of it.
@@ -140,9 +145,14 @@ impl<B: Body + Unpin> Kept<B> {
         state.ahead
     }
 
-    /// Whether this attempt alone can have the rest.
-    pub(super) fn is_ahead(&self, reader: ReaderId) -> bool {
-        lock(&self.0).is_some_and(|state| state.ahead == Some(reader))
+    /// From now on this attempt alone can have the rest; the others wait for their end. `false` if another one
+    /// can already, since this one will never have what that has had.
+    pub(super) fn claim(&self, reader: ReaderId) -> bool {
+        let Some(mut state) = lock(&self.0) else {
+            return true;
+        };
+        state.keeping = false;
+        *state.ahead.get_or_insert(reader) == reader
     }
 
     /// There will be no other attempt. What this one has still to read stays.
@@ -153,7 +163,7 @@ impl<B: Body + Unpin> Kept<B> {
         }
     }
 
-    /// Only this attempt reads on, and there will be no other.
+    /// Only this attempt, which can have the rest, reads on, and there will be no other.
     pub(super) fn commit_to(&self, reader: ReaderId) {
         if let Some(mut state) = lock(&self.0) {
             state.keeping = false;

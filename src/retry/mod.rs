@@ -62,6 +62,8 @@ mod timers;
 pub use body::RetryBody;
 pub use budget::{Budget, BudgetSettings};
 pub use future::ResponseFuture;
+#[cfg(feature = "grpc")]
+pub(crate) use hedge::HedgedCalls;
 pub use hedge::{Hedge, HedgeFuture, HedgeLayer, HedgePolicy};
 pub use policy::RetryPolicy;
 pub use read::{ByError, ErrorKind, ReadError};

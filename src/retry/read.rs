@@ -21,11 +21,32 @@ pub enum ErrorKind {
     /// Another attempt could not help.
     Final,
     /// Nobody has had the attempt: it was to go to an endpoint that no other attempt had gone to, and there
-    /// was none. [`Hedge`](crate::retry::Hedge) makes such ones.
+    /// was none. [`Hedge`](crate::retry::Hedge) makes such ones, and a [`Balance`](crate::Balance) says so by
+    /// [`is_no_other`](Error::is_no_other). Taken for a failure, it would end or repeat a call that is well under
+    /// way elsewhere.
     NotSent,
 }
 
 /// Tells what kind of error ended an attempt. Implemented for functions from `&E` to [`ErrorKind`].
+///
+/// ```
+/// use evenkeel::Error;
+/// use evenkeel::retry::{ErrorKind, HedgeLayer, HedgePolicy};
+///
+/// // A lost connection is of no matter, and all else ends the call.
+/// let read = |error: &Error| {
+///     if error.is_no_other() {
+///         ErrorKind::NotSent
+///     } else if error.is_endpoint() {
+///         ErrorKind::Transport
+///     } else {
+///         ErrorKind::Final
+///     }
+/// };
+/// let layer = HedgeLayer::new(HedgePolicy::default())?.reading_errors(read);
+/// # let _ = layer;
+/// # Ok::<_, Error>(())
+/// ```
 pub trait ReadError<E>: Send + Sync + 'static {
     /// The kind of `error`.
     fn read(&self, error: &E) -> ErrorKind;

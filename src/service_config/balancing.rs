@@ -163,7 +163,9 @@ fn read<'de, F: Fields + Deserialize<'de>, D: Deserializer<'de>>(
 
 /// A policy that gRPC does not have, with its settings as [`PolicyConfig`] has them.
 fn read_own<E: Error>(name: &str, mut settings: Map<String, Value>) -> Result<Balancing, E> {
-    settings.insert("policy".into(), name.into());
+    if settings.insert("policy".into(), name.into()).is_some() {
+        return Err(E::custom("unknown field `policy`"));
+    }
     let config = PolicyConfig::deserialize(Value::Object(settings).into_deserializer());
     let policy = config.map_err(E::custom)?.build().map_err(E::custom)?;
     Ok(Balancing::of(policy))

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error};
 
 use crate::math::Backoff;
-use crate::retry::{RetryPolicy, ThrottleSettings};
+use crate::retry::{HedgePolicy, RetryPolicy, ThrottleSettings};
 use crate::service_config::scalars::{
     FailureCode, Integer, Object, PositiveFloat, PositiveTime, Time,
 };
@@ -36,18 +36,7 @@ pub(crate) enum Name {
 pub(crate) enum Attempts {
     One,
     Retries(RetryPolicy),
-    Hedges(HedgingPolicy),
-}
-
-/// gRFC A6's `hedgingPolicy`.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct HedgingPolicy {
-    /// 2 to 5.
-    pub(crate) max_attempts: u32,
-    /// Between two attempts; zero sends all at once.
-    pub(crate) delay: Duration,
-    /// gRPC codes after which other attempts may still succeed.
-    pub(crate) non_fatal_codes: Vec<i32>,
+    Hedges(HedgePolicy),
 }
 
 #[derive(Deserialize)]
@@ -202,13 +191,16 @@ struct HedgingFields {
 }
 
 impl HedgingFields {
-    fn policy(self) -> HedgingPolicy {
+    fn policy(self) -> HedgePolicy {
         let codes = self.non_fatal_status_codes.unwrap_or_default();
-        HedgingPolicy {
-            max_attempts: self.max_attempts.0.min(5),
-            delay: self.hedging_delay.map_or(Duration::ZERO, |time| time.0),
-            non_fatal_codes: codes.into_iter().map(|code| code.0).collect(),
-        }
+        let codes: Vec<i32> = codes.into_iter().map(|code| code.0).collect();
+        HedgePolicy::default()
+            .with_max_attempts(self.max_attempts.0)
+            .with_delay(self.hedging_delay.map_or(Duration::ZERO, |time| time.0))
+            // As of retries, with both.
+            .with_transport_errors(codes.contains(&UNAVAILABLE))
+            .with_codes(codes)
+            .with_budget(None)
     }
 }
 

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde::de::Deserializer;
 
 pub(crate) use balancing::Balancing;
-pub(crate) use methods::{Attempts, HedgingPolicy, MethodConfig, Name};
+pub(crate) use methods::{Attempts, MethodConfig, Name};
 
 use crate::error::Error;
 use crate::retry::ThrottleSettings;

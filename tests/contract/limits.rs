@@ -269,7 +269,8 @@ async fn of_many_endpoints_that_are_all_crowded_a_call_is_told_at_once() {
     world.server("e8").set_readiness(Readiness::Ready);
     let mut answers = 0;
     for _ in 0..20 {
-        answers += usize::from(call(&balance).await.unwrap().is_ok());
+        let answer = within("it is told at once", call(&balance)).await;
+        answers += usize::from(answer.unwrap().is_ok());
     }
     assert!(answers > 0, "some looks find one that is ready");
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use evenkeel::discovery::{Handle, Update};
-use evenkeel::health::Ejection;
+use evenkeel::health::{Ejection, Limits};
 use evenkeel::{BoxError, ConnectivityState};
 use futures::channel::mpsc;
 use futures::{StreamExt, poll, stream};
@@ -331,12 +331,19 @@ async fn point_6_a_picker_that_names_the_unusable_hangs_nobody() {
         }
     }
 
-    for slot in [0, 77] {
+    // A limit is no reason to take an endpoint that cannot be used for one that is full.
+    let limited = Limits::default().with_max_in_flight_per_endpoint(3);
+    for (slot, limits) in [
+        (0, Limits::default()),
+        (77, Limits::default()),
+        (0, limited),
+    ] {
         let world = World::new();
         world.server("a").set_dial(Dial::Refuse);
         let balance = builder!(world)
             .endpoints(["a", "b"])
             .policy(Stubborn(slot))
+            .limits(limits)
             .ejection(Ejection::off().with_panic_threshold_percent(0))
             .connect_timeout(Duration::from_secs(1))
             .build()
@@ -347,6 +354,8 @@ async fn point_6_a_picker_that_names_the_unusable_hangs_nobody() {
             .await
             .unwrap_err();
         assert!(error.is_unavailable(), "{error}");
+        let why = error.to_string();
+        assert!(!why.contains("are under way"), "nothing is full: {why}");
         assert!(start.elapsed() < Duration::from_secs(1), "and at once");
     }
 }

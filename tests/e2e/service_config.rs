@@ -295,13 +295,17 @@ async fn a_methods_timeout_is_for_its_whole_calls_unless_the_callers_is_shorter(
         .unwrap();
     ready(&channel).await;
     let mut client = DemoClient::new(channel.clone());
+    // Twice the longest of the limits.
+    let bound = Duration::from_secs(120);
     for (callers, seconds) in [(None, 5), (Some(2), 2), (Some(9), 5)] {
         let mut request = Request::new(EchoRequest::default());
         if let Some(callers) = callers {
             request.set_timeout(Duration::from_secs(callers));
         }
         let began = Instant::now();
-        let status = client.echo(request).await.expect_err("it is silent");
+        let reply = tokio::time::timeout(bound, client.echo(request)).await;
+        let reply = reply.expect("a call ends by its timeout");
+        let status = reply.expect_err("it is silent");
         assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
         let took = began.elapsed();
         let limit = Duration::from_secs(seconds);
@@ -317,14 +321,17 @@ async fn a_methods_timeout_is_for_its_whole_calls_unless_the_callers_is_shorter(
         ..EchoRequest::default()
     };
     let began = Instant::now();
-    let mut replies = client.server_stream(endless).await.unwrap().into_inner();
-    let status = loop {
-        match replies.next().await {
-            Some(Ok(_)) => {}
-            Some(Err(status)) => break status,
-            None => panic!("it has no end"),
+    let ended = tokio::time::timeout(bound, async {
+        let mut replies = client.server_stream(endless).await.unwrap().into_inner();
+        loop {
+            match replies.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(status)) => break status,
+                None => panic!("it has no end"),
+            }
         }
-    };
+    });
+    let status = ended.await.expect("a stream ends by its timeout");
     assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
     let took = began.elapsed();
     let minute = Duration::from_secs(60)..Duration::from_secs(62);

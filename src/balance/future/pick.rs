@@ -50,6 +50,8 @@ where
         let may_be_full = limiter.is_some_and(|l| l.in_flight_per_endpoint().is_some());
         let counted = limiter.is_some_and(Limiter::counts_calls);
         let mut races = 0;
+        // The endpoint that the last race was for had no room any more.
+        let mut full = false;
         let mut avoid_previous = true;
         loop {
             let request = self.request.as_ref().expect("polled after completion");
@@ -97,21 +99,23 @@ where
                     snapshot.candidates.all().get(slot),
                     snapshot.summary.ignores_ejections,
                 ),
-                Pick::Nothing if self.wants_only_others() => (None, false),
                 // One that failed this call before is better than none.
-                Pick::Nothing if previous.is_some() => {
+                Pick::Nothing if previous.is_some() && !self.wants_only_others() => {
                     avoid_previous = false;
                     continue;
                 }
-                // Others that are full are no reason to call one that is out.
-                Pick::Nothing if limited && self.met(&snapshot).is_some() => (None, false),
-                Pick::Nothing if alone && self.shared.panic_enabled() => {
-                    (last_resort(&snapshot, tried, &mut self.rng), true)
+                Pick::Nothing => {
+                    // Others that are full are no reason to call one that is out.
+                    if let Some(limit) = self.met(&snapshot) {
+                        return Choice::Full(limit);
+                    }
+                    let anyone = alone && self.shared.panic_enabled() && !self.wants_only_others();
+                    let any = anyone.then(|| last_resort(&snapshot, tried, &mut self.rng));
+                    (any.flatten(), true)
                 }
-                _ => (None, false),
             };
             let Some(candidate) = candidate else {
-                return self.nothing(&snapshot);
+                return self.unusable(&snapshot);
             };
             // The clone first: claiming writes, and what is read after that would wait for it.
             let service = snapshot.services.get(candidate.slot()).cloned().flatten();
@@ -119,6 +123,7 @@ where
                 if let Some(limit) = self.claim_within(candidate, ignore_ejections) {
                     return Choice::Full(limit);
                 }
+                full = self.claim.is_none() && candidate.is_full();
             } else {
                 self.claim = candidate.claim(ignore_ejections);
             }
@@ -127,7 +132,7 @@ where
                 races += 1;
                 if races > MAX_RACES {
                     // A picker that names endpoints which cannot be used would be asked for ever.
-                    return self.lost(&snapshot);
+                    return self.lost(&snapshot, full);
                 }
                 continue;
             };
@@ -178,10 +183,11 @@ where
         }
     }
 
-    /// What to do when others were always quicker.
+    /// What to do when others were always quicker. `full`: to take the last place, and not to end what could
+    /// be used.
     #[cold]
-    fn lost(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
-        let limiter = self.shared.limiter();
+    fn lost(&self, snapshot: &Snapshot<S>, full: bool) -> Choice<S, S::Future> {
+        let limiter = self.shared.limiter().filter(|_| full);
         match limiter.and_then(|limiter| limiter.in_flight_per_endpoint()) {
             Some(most) => Choice::Full(Limit::InFlightPerEndpoint(most)),
             None => self.nothing(snapshot),
@@ -191,9 +197,15 @@ where
     /// What to do when this snapshot has no endpoint for the call.
     #[cold]
     fn nothing(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
-        if let Some(limit) = self.met(snapshot) {
-            return Choice::Full(limit);
+        match self.met(snapshot) {
+            Some(limit) => Choice::Full(limit),
+            None => self.unusable(snapshot),
         }
+    }
+
+    /// What to do when it has none, and not for a limit.
+    #[cold]
+    fn unusable(&self, snapshot: &Snapshot<S>) -> Choice<S, S::Future> {
         // The call has other attempts, and this one need not be.
         if self.wants_only_others() {
             return Choice::Never;
@@ -212,10 +224,10 @@ where
     fn met(&self, snapshot: &Snapshot<S>) -> Option<Limit> {
         let limiter = self.shared.limiter()?;
         let panic = snapshot.summary.ignores_ejections;
-        let usable = (snapshot.candidates.all().iter())
+        let mut usable = (snapshot.candidates.all().iter())
             .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()));
         if let Some(most) = limiter.in_flight_per_endpoint()
-            && usable.into_iter().any(Candidate::is_full)
+            && usable.any(Candidate::is_full)
         {
             return Some(Limit::InFlightPerEndpoint(most));
         }

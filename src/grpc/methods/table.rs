@@ -11,8 +11,8 @@ use crate::service_config::Name;
 pub(in crate::grpc) struct Settings {
     pub(in crate::grpc) timeout: Option<Timeout>,
     pub(in crate::grpc) wait_for_ready: Option<bool>,
-    /// The place of the policy.
-    pub(in crate::grpc) retry: Option<usize>,
+    /// The place of the policy for retries or hedges.
+    pub(in crate::grpc) policy: Option<usize>,
 }
 
 /// A time limit, and how a request says it.
@@ -36,7 +36,8 @@ impl Timeout {
     }
 }
 
-/// The settings by the path of a request. A look into it neither locks nor allocates.
+/// The settings by the path of a request. A look into it takes no lock and allocates nothing, but that a request
+/// which is to wait for ready without a word of the caller's is told so by an extension.
 #[derive(Debug, Default)]
 pub(in crate::grpc) struct Table {
     /// By `/service/method`, or `/service/` for all of its methods.
@@ -80,7 +81,7 @@ impl Table {
         if settings.wait_for_ready == Some(true) {
             (request.extensions_mut()).get_or_insert_with(|| WaitForReady(true));
         }
-        settings.retry
+        settings.policy
     }
 }
 
@@ -101,7 +102,7 @@ mod tests {
         let mut table = Table::default();
         for (place, (service, method)) in names.iter().enumerate() {
             let settings = Settings {
-                retry: Some(place),
+                policy: Some(place),
                 ..Settings::default()
             };
             table.insert(&named(service, method), settings);

@@ -8,9 +8,7 @@ use http::Response;
 use http_body::Body;
 use tokio::time::Instant;
 
-use crate::cluster::now;
 use crate::error::BoxError;
-use crate::math::Moment;
 use crate::retry::ReadError;
 use crate::retry::bounds::Verdict;
 use crate::retry::hedge::service::Shared;
@@ -21,7 +19,7 @@ use crate::retry::timers::Timer;
 pub(super) struct Call<S, B, E> {
     pub(super) shared: Arc<Shared<S, E>>,
     pub(super) repeat: Repeat<B>,
-    begun: Moment,
+    begun: Instant,
     /// When the last attempt was made.
     last: Instant,
     next: Next,
@@ -60,11 +58,12 @@ where
 {
     /// Of which the first attempt is about to be made.
     pub(super) fn new(shared: Arc<Shared<S, E>>, repeat: Repeat<B>) -> Self {
+        let now = Instant::now();
         Self {
             shared,
             repeat,
-            begun: now(),
-            last: Instant::now(),
+            begun: now,
+            last: now,
             next: Next::Delayed(None),
             reserved: false,
             nowhere: false,
@@ -132,9 +131,10 @@ where
 
     /// What to do now. `under_way`: there are attempts that may answer yet.
     pub(super) fn due(&mut self, under_way: bool, cx: &mut Context<'_>) -> Due {
+        let is_last = self.repeat.attempts >= self.shared.rules.policy.attempts.most();
         if !self.repeat.body.is_whole() {
             self.next = Next::Never;
-        } else if !self.may_repeat() {
+        } else if is_last {
             // One that goes nowhere makes room for another.
             return if under_way { Due::Wait } else { Due::Over };
         }
@@ -149,12 +149,11 @@ where
                 }
                 Next::Delayed(timer) => {
                     let delay = self.shared.rules.delay();
-                    let left = delay.saturating_sub(self.last.elapsed());
-                    if left.is_zero() {
+                    if delay.is_zero() {
                         self.next = Next::AtOnce;
                         continue;
                     }
-                    *timer = self.shared.timers.after(left);
+                    *timer = self.shared.timers.since(self.last, delay);
                     if timer.is_none() {
                         // It need not be looked for at each poll. A failure brings the next attempt yet.
                         self.nowhere = true;

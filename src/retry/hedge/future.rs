@@ -20,22 +20,27 @@ use crate::retry::hedge::call::{Call, Due};
 use crate::retry::repeat::past_deadline;
 use crate::retry::{ReadError, ResponseBody, RetryBody};
 
-/// The response to come; see [`Hedge`](crate::retry::Hedge). Dropping it cancels all attempts.
+/// The response to come; see [`Hedge`](crate::retry::Hedge). Dropping it cancels all attempts. `O` is what an
+/// attempt ends with.
 #[pin_project]
 #[must_use = "futures do nothing unless polled"]
-pub struct HedgeFuture<F, S, B, E> {
+pub struct HedgeFuture<F, S, B, E, O> {
     #[pin]
     first: Option<F>,
     others: Vec<Pin<Box<Attempt<F, S, B>>>>,
+    /// How the last attempt that failed did so, while others are under way: those may find nobody to go to, and
+    /// then this is the answer.
+    failed: Option<O>,
     /// `None` for a call that is not hedged. Dropped last, so that streams are cancelled and not broken off.
     call: Option<Call<S, B, E>>,
 }
 
-impl<F, S, B, E> HedgeFuture<F, S, B, E> {
+impl<F, S, B, E, O> HedgeFuture<F, S, B, E, O> {
     pub(super) fn new(first: F, call: Option<Call<S, B, E>>) -> Self {
         Self {
             first: Some(first),
             others: Vec::new(),
+            failed: None,
             call,
         }
     }
@@ -78,7 +83,7 @@ impl<F, S, B, E> HedgeFuture<F, S, B, E> {
     }
 }
 
-impl<F, S, B, E, R> Future for HedgeFuture<F, S, B, E>
+impl<F, S, B, E, R> Future for HedgeFuture<F, S, B, E, Result<Response<R>, S::Error>>
 where
     F: Future<Output = Result<Response<R>, S::Error>>,
     S: Service<Request<RetryBody<B>>, Response = Response<R>, Future = F> + Clone,
@@ -154,23 +159,20 @@ where
                     // Outgrown at this moment.
                     None => call.stop(),
                 },
+                // The attempt that was left could not be made in time.
                 Due::Over => {
-                    let why = match call.is_late() {
-                        true => past_deadline(),
-                        false => gone(),
-                    };
                     call.done(false);
+                    *this.failed = None;
                     *this.call = None;
-                    return Poll::Ready(Err(why.into()));
+                    return Poll::Ready(Err(past_deadline()));
                 }
             }
         }
     }
 }
 
-impl<F, S, B, E, R, X> HedgeFuture<F, S, B, E>
+impl<F, S, B, E, R, X> HedgeFuture<F, S, B, E, Result<Response<R>, X>>
 where
-    F: Future<Output = Result<Response<R>, X>>,
     E: ReadError<X>,
     B: Body + Unpin,
     B::Error: Into<BoxError>,
@@ -181,30 +183,45 @@ where
         self: Pin<&mut Self>,
         reader: ReaderId,
         beside: bool,
-        result: F::Output,
+        mut result: Result<Response<R>, X>,
     ) -> Option<Result<Response<ResponseBody<R>>, X>> {
         let mut this = self.project();
         let call = this.call.as_mut()?;
         let verdict = call.judge(&result);
+        let body = &call.repeat.body;
         // Nobody else can have the rest of the request, so who has it has the last word, too.
-        let alone = call.repeat.body.is_ahead(reader);
         if let Verdict::Failed(_) | Verdict::NotSent = verdict
-            && !alone
+            && body.release(reader)
         {
-            call.repeat.body.release(reader);
             match verdict {
                 Verdict::Failed(pushback) => call.failed(pushback),
                 _ => call.not_sent(beside),
             }
-            let under_way = this.first.is_some() || !this.others.is_empty();
-            if under_way || call.goes_on() {
+            let was_sent = verdict != Verdict::NotSent;
+            if this.first.is_some() || !this.others.is_empty() {
+                if was_sent {
+                    *this.failed = Some(result);
+                }
                 return None;
             }
+            let failed = this.failed.take();
+            if call.goes_on() {
+                return None;
+            }
+            // That nobody has had this one says nothing of why the call failed.
+            if !was_sent && let Some(failed) = failed {
+                result = failed;
+            }
+        } else if !body.claim(reader) {
+            // Who has it is under way. A body with a gap would look whole to this one's server.
+            body.release(reader);
+            return None;
         }
         // Before the rest of the request is only this attempt's: their streams are cancelled, and not broken
         // off.
         this.first.set(None);
         this.others.clear();
+        *this.failed = None;
         call.repeat.body.commit_to(reader);
         call.done(verdict == Verdict::Good);
         let answer = result.map(|response| call.shared.rules.bounds.answer(response));
@@ -213,13 +230,7 @@ where
     }
 }
 
-/// The attempt that alone could send the rest of the request had failed by then.
-#[cold]
-fn gone() -> Error {
-    Error::unavailable("the request cannot be sent again", None)
-}
-
-impl<F, S, B, E> fmt::Debug for HedgeFuture<F, S, B, E> {
+impl<F, S, B, E, O> fmt::Debug for HedgeFuture<F, S, B, E, O> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let attempts = self.call.as_ref().map(|call| call.repeat.attempts);
         f.debug_struct("HedgeFuture")

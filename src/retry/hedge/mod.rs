@@ -39,4 +39,6 @@ mod service;
 
 pub use future::HedgeFuture;
 pub use policy::HedgePolicy;
+#[cfg(feature = "grpc")]
+pub(crate) use service::HedgedCalls;
 pub use service::{Hedge, HedgeLayer};

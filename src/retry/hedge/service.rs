@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use http::{Request, Response};
 use http_body::Body;
+use tokio::time::Instant;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use crate::cluster::now;
+use crate::cluster::moment;
 use crate::error::{BoxError, Error};
-use crate::math::{Moment, RunningQuantile};
+use crate::math::RunningQuantile;
 use crate::retry::bounds::Bounds;
 use crate::retry::hedge::HedgeFuture;
 use crate::retry::hedge::call::Call;
@@ -45,7 +46,8 @@ impl HedgeLayer {
 
 impl<E> HedgeLayer<E> {
     /// Reads the errors of the service by `read`: a function from `&Error` to
-    /// [`ErrorKind`](crate::retry::ErrorKind), or an implementation of [`ReadError`].
+    /// [`ErrorKind`](crate::retry::ErrorKind), or an implementation of [`ReadError`]. Of errors with
+    /// [`is_no_other`](Error::is_no_other) it is to say [`NotSent`](crate::retry::ErrorKind::NotSent).
     pub fn reading_errors<E2>(self, read: E2) -> HedgeLayer<E2> {
         HedgeLayer {
             rules: self.rules,
@@ -125,21 +127,21 @@ impl Rules {
     }
 
     /// A call that began then has its response's head now.
-    pub(super) fn answered(&self, begun: Moment) {
+    pub(super) fn answered(&self, begun: Instant) {
         if let Some(latency) = &self.latency {
-            let now = now();
-            latency.record(now.since(begun), now);
+            let now = Instant::now();
+            latency.record(now.saturating_duration_since(begun), moment(now));
         }
     }
 
     /// A call that began then was given up. That it would have taken longer is worth to know only if that
     /// is longer than what is known of.
-    pub(super) fn given_up(&self, begun: Moment) {
+    pub(super) fn given_up(&self, begun: Instant) {
         if let Some(latency) = &self.latency {
-            let now = now();
-            let took = now.since(begun);
+            let now = Instant::now();
+            let took = now.saturating_duration_since(begun);
             if took > self.delay() {
-                latency.record(took, now);
+                latency.record(took, moment(now));
             }
         }
     }
@@ -181,17 +183,19 @@ pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 /// around this; `grpc::Channel` does it for the call as a whole.
 ///
 /// # Errors
-/// Those of the attempt that ended the call, as they are: the first that is fatal, else the last. With
-/// [`is_timeout`](Error::is_timeout), where the deadline passed while the service for the only attempt left
-/// was not ready.
+/// Those of the attempt that ended the call, as they are: the first that is fatal, else the last of those that
+/// went to an endpoint. With [`is_timeout`](Error::is_timeout), where the deadline passed while the service for
+/// the only attempt left was not ready.
 ///
 /// # Cancellation
 /// Dropping the returned future cancels all attempts.
 ///
 /// # Cost
-/// A call that is not hedged costs what one with [`Retry`](crate::retry::Retry) costs, a timer unless it is
-/// answered at once, and two atomic additions. A hedge costs a clone of the service and of the request's
-/// head, and a few allocations.
+/// A call that is not hedged costs what one with [`Retry`](crate::retry::Retry) costs, another look at the clock, a
+/// timer unless it is answered at once, and, where the delay is a quantile, one more look at the clock and an
+/// atomic addition when it is answered. The lock of the request's body, which only those who read the body take too, is
+/// taken once each time it is polled in vain, and twice at its answer. A hedge costs a clone of the service and of
+/// the request's head, and a few allocations; while there is one, a poll in vain takes that lock twice.
 ///
 /// # Runtime
 /// A tokio runtime with timers, there when the layer is applied or when the call is polled. Without one an
@@ -273,16 +277,110 @@ where
 {
     type Response = Response<ResponseBody<R>>;
     type Error = S::Error;
-    type Future = HedgeFuture<S::Future, S, B, E>;
+    type Future = HedgeFuture<S::Future, S, B, E, Result<Response<R>, S::Error>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let rules = &self.shared.rules;
-        let (repeat, request) = Repeat::begin(request, &rules.policy.attempts, &rules.bounds);
-        let call = repeat.map(|repeat| Call::new(self.shared.clone(), repeat));
-        HedgeFuture::new(self.inner.call(request), call)
+        begin(&mut self.inner, &self.shared, request)
+    }
+}
+
+/// How some of the calls are hedged of a service that something else stands around.
+#[cfg(feature = "grpc")]
+pub(crate) struct HedgedCalls<S, E>(Arc<Shared<S, E>>);
+
+#[cfg(feature = "grpc")]
+impl<E: Clone> HedgeLayer<E> {
+    /// For some of the calls of `service`.
+    pub(crate) fn calls_of<S: Clone>(&self, service: &S) -> HedgedCalls<S, E> {
+        HedgedCalls(Shared::of(service, &self.read, &self.rules))
+    }
+}
+
+#[cfg(feature = "grpc")]
+impl<S, E> HedgedCalls<S, E> {
+    /// The call, by a handle of the service: no other is made for the first attempt.
+    pub(crate) fn call<B, O>(
+        &self,
+        service: &mut S,
+        request: Request<B>,
+    ) -> HedgeFuture<S::Future, S, B, E, O>
+    where
+        S: Service<Request<RetryBody<B>>>,
+        B: Body + Unpin,
+        B::Error: Into<BoxError>,
+    {
+        begin(service, &self.0, request)
+    }
+}
+
+fn begin<S, E, B, O>(
+    inner: &mut S,
+    shared: &Arc<Shared<S, E>>,
+    request: Request<B>,
+) -> HedgeFuture<S::Future, S, B, E, O>
+where
+    S: Service<Request<RetryBody<B>>>,
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let rules = &shared.rules;
+    let (repeat, request) = Repeat::begin(request, &rules.policy.attempts, &rules.bounds);
+    let call = repeat.map(|repeat| Call::new(shared.clone(), repeat));
+    HedgeFuture::new(inner.call(request), call)
+}
+
+#[cfg(all(test, feature = "grpc"))]
+mod tests {
+    use std::convert::Infallible;
+    use std::future::{Ready, ready};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use bytes::Bytes;
+    use http_body_util::Full;
+
+    use super::*;
+
+    /// Counts its clones.
+    #[derive(Default)]
+    struct Counted(Arc<AtomicUsize>);
+
+    impl Clone for Counted {
+        fn clone(&self) -> Self {
+            self.0.fetch_add(1, Ordering::SeqCst);
+            Self(self.0.clone())
+        }
+    }
+
+    impl<B> Service<Request<B>> for Counted {
+        type Response = Response<B>;
+        type Error = Infallible;
+        type Future = Ready<Result<Response<B>, Infallible>>;
+
+        fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: Request<B>) -> Self::Future {
+            ready(Ok(Response::new(request.into_body())))
+        }
+    }
+
+    #[tokio::test]
+    async fn hedged_calls_of_a_service_clone_none_for_the_first_attempt() {
+        let mut service = Counted::default();
+        let hedged = HedgeLayer::new(HedgePolicy::default())
+            .unwrap()
+            .calls_of(&service);
+        let before = service.0.load(Ordering::SeqCst);
+        for _ in 0..10 {
+            let request = Request::new(Full::new(Bytes::new()));
+            drop(hedged.call::<_, ()>(&mut service, request));
+        }
+        let after = service.0.load(Ordering::SeqCst);
+        assert_eq!(after, before, "a clone is for a hedge");
     }
 }

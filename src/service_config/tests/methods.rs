@@ -4,8 +4,8 @@ use serde_json::json;
 
 use super::{read, retries, retry};
 use crate::math::Backoff;
-use crate::retry::{RetryPolicy, ThrottleSettings};
-use crate::service_config::{Attempts, HedgingPolicy, Name};
+use crate::retry::{HedgePolicy, RetryPolicy, ThrottleSettings};
+use crate::service_config::{Attempts, Name};
 
 #[test]
 fn retries_are_a6s() {
@@ -61,27 +61,31 @@ fn retries_are_a6s() {
 
 #[test]
 fn hedges_are_a6s() {
+    let policy = HedgePolicy::default().with_budget(None);
     for (json, wanted) in [
         (
             json!({"maxAttempts": 4, "hedgingDelay": "0.5s", "nonFatalStatusCodes": ["UNAVAILABLE", "internal"]}),
-            HedgingPolicy {
-                max_attempts: 4,
-                delay: Duration::from_millis(500),
-                non_fatal_codes: vec![14, 13],
-            },
+            policy
+                .with_max_attempts(4)
+                .with_delay(Duration::from_millis(500))
+                .with_codes([14, 13]),
         ),
         (
             json!({"max_attempts": 9, "non_fatal_status_codes": []}),
-            HedgingPolicy {
-                max_attempts: 5,
-                delay: Duration::ZERO,
-                non_fatal_codes: vec![],
-            },
+            policy
+                // Five at most, where it is used.
+                .with_max_attempts(9)
+                .with_delay(Duration::ZERO)
+                .with_codes([0_i32; 0])
+                .with_transport_errors(false),
         ),
     ] {
         let config = json!({"methodConfig": [{"name": [{"service": "s"}], "hedgingPolicy": json}]});
         match &read(&config).methods[0].attempts {
-            Attempts::Hedges(policy) => assert_eq!(policy, &wanted, "{config}"),
+            Attempts::Hedges(policy) => {
+                assert_eq!(policy, &wanted, "{config}");
+                assert!(policy.validate().is_ok(), "what is read can be used");
+            }
             other => panic!("{config} asks for hedges, not {other:?}"),
         }
     }

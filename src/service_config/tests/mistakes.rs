@@ -147,6 +147,12 @@ fn mistakes_of_policies_have_their_path() {
                 "unknown field `nonsense`",
             ),
             (
+                "prequal",
+                json!({"policy": "c3"}),
+                "",
+                "unknown field `policy`",
+            ),
+            (
                 "outlier_detection_experimental",
                 json!({}),
                 "",

@@ -100,6 +100,11 @@ fn good() -> Value {
                 "maxAttempts": 4, "initialBackoff": "0.1s", "maxBackoff": "1s", "backoffMultiplier": 2,
                 "retryableStatusCodes": ["UNAVAILABLE"]
             }
+        }, {
+            "name": [{"service": "a"}],
+            "hedgingPolicy": {
+                "maxAttempts": 3, "hedgingDelay": "0.1s", "nonFatalStatusCodes": ["UNAVAILABLE"]
+            }
         }],
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
         "healthCheckConfig": {"serviceName": "a"}
@@ -129,10 +134,12 @@ fn harmless(json: &str) -> Result<(), TestCaseError> {
     match ServiceConfig::parse(json) {
         Ok(config) => {
             for method in &config.methods {
-                if let Attempts::Retries(policy) = &method.attempts {
-                    let policy = policy.with_throttle(config.throttle);
-                    prop_assert!(policy.validate().is_ok(), "{json}");
-                }
+                let usable = match &method.attempts {
+                    Attempts::One => Ok(()),
+                    Attempts::Retries(policy) => policy.with_throttle(config.throttle).validate(),
+                    Attempts::Hedges(policy) => policy.with_throttle(config.throttle).validate(),
+                };
+                prop_assert!(usable.is_ok(), "{json}");
             }
             let ejection = config.balancing.and_then(|balancing| balancing.ejection);
             prop_assert!(
@@ -170,5 +177,5 @@ proptest! {
 #[test]
 fn the_good_one_is_good() {
     let config = read(&good());
-    assert!(config.balancing.is_some() && config.methods.len() == 1);
+    assert!(config.balancing.is_some() && config.methods.len() == 2);
 }

@@ -19,7 +19,11 @@ async fn a_body_streams_to_two_attempts_at_once() {
     drop(pieces);
     let answer = within("the call", calling).await.unwrap().unwrap();
     let said = answer.said.split_once(' ').unwrap().1;
-    assert_eq!(said, "got one two three", "each has all of it");
+    assert_eq!(said, "got one two three", "the winner has all of it");
+    let mut got = servers.take_got();
+    got.sort();
+    let whole = names.map(|name| (name.to_owned(), "one two three".to_owned()));
+    assert_eq!(got, whole, "and so has the other one");
 }
 
 #[tokio::test(start_paused = true)]
@@ -98,4 +102,43 @@ async fn who_alone_had_the_whole_request_has_the_last_word() {
         "and nobody waits for one that never can"
     );
     assert_eq!(attempts.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_cannot_have_the_whole_request_is_not_the_answer() {
+    let began = Instant::now();
+    let first = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let service = service_fn(move |request: Request<RetryBody<Body>>| {
+        let first = first.swap(false, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            // Both go on in the same poll of the call.
+            tokio::time::sleep_until(began + 150 * MILLI).await;
+            let body = request.into_body();
+            let body = match first {
+                // Reads more than is kept, and answers later.
+                true => {
+                    let body = body.collect().await.expect("it has the request");
+                    tokio::time::sleep(SECOND).await;
+                    Full::new(body.to_bytes())
+                        .map_err(|never| match never {})
+                        .boxed_unsync()
+                }
+                // Answers at once, and reads on as it is read from.
+                false => body.boxed_unsync(),
+            };
+            Ok::<_, Error>(Response::new(body))
+        }
+    });
+    let hedge = HedgeLayer::new(policy(2).with_buffer_limit_bytes(4)).unwrap();
+    let (pieces, request) = request_in_pieces();
+    pieces.send("this ");
+    pieces.send("is ");
+    pieces.send("whole");
+    drop(pieces);
+    let got = call_with(&hedge.layer(service), request).await.unwrap();
+    assert_eq!(
+        got,
+        answer("this is whole", 1_150),
+        "the early answer came from one that could not have it"
+    );
 }

@@ -52,8 +52,8 @@ async fn the_delay_follows_the_95th_percentile() {
     // That the slow ones are hedged does not make them count as fast.
     calls(&hedged, &servers, 3_000, 20 * MILLI, 10).await;
     assert!(
-        delay(&hedged) >= 20_000,
-        "one in ten is slow: {:?}",
+        delay(&hedged) >= 40_000,
+        "one in ten takes the delay and the hedge's 20 ms: {:?}",
         hedged.delay()
     );
     servers.take();
@@ -88,7 +88,8 @@ async fn calls_that_are_given_up_count_as_long_as_they_took() {
         (40 * MILLI..45 * MILLI).contains(&delay),
         "the servers are slow for all, and more hedges would not help: {delay:?}"
     );
-    for _ in 0..100 {
+    // Enough to be nearly all that is remembered, in less time than it takes to be forgotten.
+    for _ in 0..3_000 {
         let call = call(&hedged);
         assert!(tokio::time::timeout(3 * MILLI, call).await.is_err());
     }

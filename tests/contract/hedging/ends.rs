@@ -177,12 +177,50 @@ async fn the_throttle_stops_hedges_while_most_calls_fail() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hedge_that_finds_nobody_does_not_hide_why_the_call_failed() {
+    for pushback in [Some("-1"), None] {
+        let attempts = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+        let counted = attempts.clone();
+        let service = service_fn(move |_: Request<RetryBody<Body>>| {
+            let attempt = counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            async move {
+                if attempt == 1 {
+                    tokio::time::sleep(200 * MILLI).await;
+                    return Err(Error::connect("the service that it waited for is gone"));
+                }
+                tokio::time::sleep(150 * MILLI).await;
+                let mut response = Response::builder().header("grpc-status", "14");
+                if let Some(pushback) = pushback {
+                    response = response.header("grpc-retry-pushback-ms", pushback);
+                }
+                let why = format!("attempt {attempt}: closed for today");
+                Ok(response.body(Full::new(why.into())).unwrap())
+            }
+        });
+        let nobody = |error: &Error| match error.is_connect() {
+            true => ErrorKind::NotSent,
+            false => ErrorKind::Final,
+        };
+        let hedge = HedgeLayer::new(policy(2)).unwrap().reading_errors(nobody);
+        let answer = call_with(&hedge.layer(service), request()).await;
+        let answer = answer.expect("the server's own words");
+        assert_eq!(answer.status.as_deref(), Some("14"), "{pushback:?}");
+        let (said, millis) = match pushback {
+            Some(_) => ("attempt 0: closed for today", 300),
+            None => ("attempt 2: closed for today", 300 + 150),
+        };
+        assert_eq!(answer.said, said, "the last that a server had");
+        assert_eq!(answer.millis, millis, "once nobody is left to answer");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_budget_may_be_shared_with_retries() {
     let names = ["a", "b"];
     let servers = Servers::of(names.map(|name| (name, answers(200 * MILLI))));
     let budget = BudgetSettings::default()
         .with_min_per_second(0)
-        .with_percent(100);
+        .with_percent(50);
     let retries = RetryLayer::new(RetryPolicy::default().with_budget(budget)).unwrap();
     let layer = HedgeLayer::new(policy(2)).unwrap();
     let layer = layer.within_bounds_of(&retries);
@@ -194,7 +232,7 @@ async fn one_budget_may_be_shared_with_retries() {
         layer
     );
     call(&hedged).await;
-    assert_eq!(servers.take().len(), 2, "a call pays for one more attempt");
+    assert_eq!(servers.take().len(), 1, "one call pays for half a hedge");
     let failing = tower::util::MapResponse::new(balance, |mut response: Response<_>| {
         (response.headers_mut()).insert("grpc-status", 14.into());
         response
@@ -202,5 +240,17 @@ async fn one_budget_may_be_shared_with_retries() {
     let retried = retries.layer(failing);
     let response = within("a call", retried.oneshot(request())).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], "14");
-    assert_eq!(servers.take().len(), 2, "its own, and no more than that");
+    assert_eq!(
+        servers.take().len(),
+        2,
+        "with what the hedged call has paid in, for one retry"
+    );
+    for attempts in [1, 2] {
+        call(&hedged).await;
+        assert_eq!(
+            servers.take().len(),
+            attempts,
+            "the retry has spent all there was"
+        );
+    }
 }

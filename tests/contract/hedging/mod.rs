@@ -11,7 +11,7 @@ use evenkeel::health::{Ejection, Limits};
 use evenkeel::outcome::ByStatusCode;
 use evenkeel::policy::{LeastRequest, PickFirst, Policy, RingHash, RoundRobin};
 use evenkeel::retry::{
-    BudgetSettings, Hedge, HedgeLayer, HedgePolicy, RetryBody, RetryLayer, RetryPolicy,
+    BudgetSettings, ErrorKind, Hedge, HedgeLayer, HedgePolicy, RetryBody, RetryLayer, RetryPolicy,
     ThrottleSettings,
 };
 use evenkeel::{Balance, Error};
@@ -73,6 +73,8 @@ struct Servers {
     does: Arc<Mutex<HashMap<String, Does>>>,
     /// In the order in which attempts reached them.
     reached: Arc<Mutex<Vec<Seen>>>,
+    /// The requests that came to their end.
+    got: Arc<Mutex<Vec<(String, String)>>>,
     /// Those that were given up.
     dropped: Arc<Mutex<Vec<String>>>,
 }
@@ -117,6 +119,11 @@ impl Servers {
         times.collect()
     }
 
+    /// The servers that had a whole request, each with what it had.
+    fn take_got(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut *self.got.lock().unwrap())
+    }
+
     fn take_dropped(&self) -> Vec<String> {
         std::mem::take(&mut *self.dropped.lock().unwrap())
     }
@@ -138,6 +145,9 @@ impl Servers {
         let under_way = UnderWay(self.clone(), server.clone());
         let body = body.collect().await;
         let body = body.map_err(std::io::Error::other)?.to_bytes();
+        let body = String::from_utf8_lossy(&body).into_owned();
+        let got = (server.clone(), body.clone());
+        self.got.lock().unwrap().push(got);
         tokio::time::sleep(does.after).await;
         std::mem::forget(under_way);
         let mut response = Response::builder();
@@ -147,7 +157,7 @@ impl Servers {
         if let Some(pushback) = does.pushback {
             response = response.header("grpc-retry-pushback-ms", pushback);
         }
-        let said = format!("{server} got {}", String::from_utf8_lossy(&body));
+        let said = format!("{server} got {body}");
         Ok(response.body(Full::new(said.into())).unwrap())
     }
 }

@@ -95,6 +95,20 @@ async fn without_an_endpoint_that_was_not_tried_no_hedge_is_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_reads_errors_can_tell_that_nobody_had_a_hedge() {
+    let servers = Servers::of([("a", answers(SECOND))]);
+    let read = |error: &Error| match error.is_no_other() {
+        true => ErrorKind::NotSent,
+        false => ErrorKind::Final,
+    };
+    let layer = HedgeLayer::new(policy(3)).unwrap().reading_errors(read);
+    let round_robin = RoundRobin::default();
+    let (_balance, hedged) = hedging!(servers, ["a"], round_robin, Ejection::off(), layer);
+    let got = call(&hedged).await;
+    assert_eq!(got, answer("a got ping", 1_000), "the call goes on without");
+}
+
+#[tokio::test(start_paused = true)]
 async fn when_all_have_failed_one_may_go_to_an_endpoint_that_had_the_call() {
     let servers = Servers::of([("a", fails(10 * MILLI, 14))]);
     let (_balance, hedged) = hedging!(servers, ["a"], policy(3));
@@ -172,24 +186,24 @@ async fn all_attempts_may_be_sent_at_once() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hedge_that_finds_no_room_does_the_call_no_harm() {
-    for limits in [
-        Limits::default().with_max_in_flight_per_endpoint(1),
-        Limits::default().with_max_in_flight(1),
-    ] {
-        let names = ["a"];
-        let servers = Servers::of(names.map(|name| (name, answers(SECOND))));
+    let each = Limits::default().with_max_in_flight_per_endpoint(1);
+    let all = Limits::default().with_max_in_flight(1);
+    for (limits, names) in [(each, vec!["a"]), (all, vec!["a"]), (all, vec!["a", "b"])] {
+        let servers = Servers::of(["a", "b"].map(|name| (name, answers(SECOND))));
         // No code is good enough to go on after.
         let hedge = policy(2).with_codes([0_i32; 0]);
         let (_balance, hedged) = hedging!(
             servers,
-            names,
+            names.clone(),
             RoundRobin::default(),
             Ejection::off(),
             HedgeLayer::new(hedge).unwrap(),
             limits
         );
-        let said = call(&hedged).await;
-        assert_eq!(said, answer("a got ping", 1_000), "{limits:?}");
-        assert_eq!(servers.count(), 1, "there was no room for another");
+        let got = call(&hedged).await;
+        let seen = servers.take();
+        assert_eq!(seen.len(), 1, "{names:?}: no room for another, {limits:?}");
+        let said = format!("{} got ping", seen[0].server);
+        assert_eq!(got, answer(&said, 1_000), "{names:?}: {limits:?}");
     }
 }

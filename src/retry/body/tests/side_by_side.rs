@@ -160,6 +160,44 @@ fn who_reads_beyond_the_limit_has_the_rest_and_the_others_wait_for_their_end() {
 }
 
 #[test]
+fn who_cannot_have_all_of_it_is_never_the_one_that_is_kept() {
+    let (sender, frames) = stream();
+    let (kept, mut first) = Kept::new(frames, 2);
+    let (second_id, mut second) = kept.beside().unwrap();
+    sender.data("ab");
+    sender.data("c");
+    assert_eq!(read(&mut first), "abc", "more than is kept");
+    assert!(!kept.claim(second_id), "it never had what the first has");
+    assert!(
+        !kept.release(ReaderId::FIRST),
+        "nobody else could send the request"
+    );
+    let waiting = wait(&mut second);
+    assert!(kept.release(second_id));
+    assert!(waiting.woken(), "its end has come");
+    ends_with_an_error(&mut second);
+    assert!(kept.claim(ReaderId::FIRST));
+    sender.data("d");
+    assert_eq!(read(&mut first), "d", "the one that can reads on");
+}
+
+#[test]
+fn once_one_is_to_be_kept_no_other_gets_ahead_of_it() {
+    let (sender, frames) = stream();
+    let (kept, mut first) = Kept::new(frames, 2);
+    let (second_id, mut second) = kept.beside().unwrap();
+    sender.data("ab");
+    assert_eq!(read(&mut first), "ab");
+    assert!(kept.claim(second_id));
+    sender.data("c");
+    let waiting = wait(&mut first);
+    kept.commit_to(second_id);
+    assert!(waiting.woken(), "its end has come");
+    ends_with_an_error(&mut first);
+    assert_eq!(read(&mut second), "abc", "all of it");
+}
+
+#[test]
 fn a_body_that_fails_says_so_to_one_and_the_others_wait_for_their_end() {
     let (sender, frames) = stream();
     let (kept, mut first) = Kept::new(frames, 100);
