@@ -114,6 +114,9 @@ impl Control {
     pub(super) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
         let deadline = deadline(limit);
         let (done, answer) = oneshot::channel();
+        let Some(done) = self.unless_shut_down(done) else {
+            return answer;
+        };
         // Without a reader the answer is that there is none.
         let _ = self.commands.send(Command::Drain { id, deadline, done });
         answer
@@ -121,8 +124,20 @@ impl Control {
 
     pub(super) fn undrain(&self, id: EndpointId) -> Answer<()> {
         let (done, answer) = oneshot::channel();
-        let _ = self.commands.send(Command::Undrain { id, done });
+        if let Some(done) = self.unless_shut_down(done) {
+            let _ = self.commands.send(Command::Undrain { id, done });
+        }
         answer
+    }
+
+    /// Who would hear the answer, unless that is known: after a shutdown there may be no control plane to give it.
+    fn unless_shut_down<R>(&self, done: Reply<R>) -> Option<Reply<R>> {
+        if !*self.lock() {
+            return Some(done);
+        }
+        // Nobody has to wait for it.
+        let _ = done.send(Err(Error::shut_down()));
+        None
     }
 }
 

@@ -137,7 +137,7 @@ async fn an_unknown_endpoint_is_an_error_that_names_it() {
         .unwrap();
     let _ = balance.shutdown(LONG).await;
     let error = within("no hang", balance.drain("a", LONG)).await;
-    assert!(error.unwrap_err().is_closed(), "nobody is there any more");
+    assert!(error.unwrap_err().is_shut_down(), "it says why");
 }
 
 #[tokio::test(start_paused = true)]

@@ -3,7 +3,7 @@
 use super::*;
 use crate::health::{Cause, Ejection};
 use crate::observe::DrainStage;
-use crate::policy::{ATTEMPT_DELAY, Connects};
+use crate::policy::{ATTEMPT_DELAYS, Connects};
 
 impl Machine {
     fn drain(&mut self, id: &str) -> Option<u64> {
@@ -138,7 +138,7 @@ fn a_drain_gives_up_a_dial_and_hears_no_more_of_it() {
 #[test]
 fn where_one_is_connected_the_next_takes_its_place() {
     let connects = Connects::InOrder {
-        attempt_delay: ATTEMPT_DELAY,
+        attempt_delay: *ATTEMPT_DELAYS.start(),
         shuffle: false,
     };
     let settings = Settings {
