@@ -19,7 +19,8 @@ use evenkeel::policy::{
     WeightedRoundRobin,
 };
 use evenkeel::retry::{Budget, BudgetSettings, Throttle, ThrottleSettings};
-use loom::sync::atomic::Ordering::SeqCst;
+use loom::sync::atomic::AtomicUsize;
+use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::thread;
 
 /// Rules by which one failure ejects, for `endpoints` endpoints.
@@ -577,16 +578,21 @@ fn a_call_that_slips_in_while_an_endpoint_drains_is_told_too() {
     use evenkeel::load::InFlight;
     loom::model(|| {
         let calls = Arc::new(InFlight::new());
+        let written = Arc::new(AtomicUsize::new(0));
         let late = {
-            let calls = calls.clone();
+            let (calls, written) = (calls.clone(), written.clone());
             thread::spawn(move || {
                 calls.begin();
                 let told = calls.end(false);
-                // What was written ahead of the mark is seen by who is told.
-                assert!(!told || calls.is_draining(), "the mark is there");
+                if told {
+                    assert!(calls.is_draining(), "the mark is there");
+                    let seen = written.load(Relaxed);
+                    assert_eq!(seen, 1, "and what was written ahead of it");
+                }
                 told
             })
         };
+        written.store(1, Relaxed);
         let left = calls.drain();
         let told = late.join().unwrap();
         assert!(told || left == 0, "no end that is waited for is missed");

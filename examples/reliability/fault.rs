@@ -124,7 +124,7 @@ impl Fault {
                 }
             }
             Self::Dropped | Self::Delayed | Self::Lossy | Self::Reset => {
-                return servers.mend_network();
+                return servers.mend_network(self);
             }
             Self::Halved => servers.set_capacity(1.0),
             Self::RollingRestart => {}

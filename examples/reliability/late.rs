@@ -39,14 +39,6 @@ mod queue {
     fn hold(queue: &mut Queue) {
         let mut held: VecDeque<(Instant, Message)> = VecDeque::new();
         loop {
-            match queue.recv() {
-                Ok(message) => {
-                    held.push_back((Instant::now() + LATE, message));
-                    continue;
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Err(error) => eprintln!("the queue of packets: {error}"),
-            }
             while held.front().is_some_and(|(due, _)| *due <= Instant::now()) {
                 if let Some((_, mut message)) = held.pop_front() {
                     message.set_verdict(Verdict::Accept);
@@ -54,7 +46,15 @@ mod queue {
                     let _ = queue.verdict(message);
                 }
             }
-            thread::sleep(LOOK_EVERY);
+            match queue.recv() {
+                Ok(message) => held.push_back((Instant::now() + LATE, message)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(LOOK_EVERY),
+                Err(error) => {
+                    // Without it no packet goes through, and the run is to say so.
+                    eprintln!("the queue of packets: {error}");
+                    std::process::exit(1);
+                }
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! What faults cost: real servers, calls at a steady rate, one fault at a time, beside tonic's own balancer.
 //!
 //! ```text
-//! cargo run --release --example reliability                     # all faults, about 20 minutes
+//! cargo run --release --example reliability                     # all faults, about 23 minutes
 //! cargo run --release --example reliability -- --fault fail_fast,slow --seconds 30
 //! ```
 //!
@@ -39,9 +39,10 @@ use options::Options;
 async fn main() -> ExitCode {
     let options = Options::parse();
     if let Some(address) = options.serve {
-        let started = late::start();
-        if let Err(error) = started {
-            eprintln!("packets cannot be held up: {error}");
+        if options.late
+            && let Err(error) = late::start()
+        {
+            return ended(Err(format!("packets cannot be held up: {error}").into()));
         }
         return ended(counter::serve(address).await);
     }

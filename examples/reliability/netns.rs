@@ -29,7 +29,7 @@ pub(crate) struct Namespace {
 
 impl Namespace {
     /// Needs root.
-    pub(crate) fn start() -> Result<Self, BoxError> {
+    pub(crate) fn start(fault: Fault) -> Result<Self, BoxError> {
         take_away();
         let mut namespace = Self {
             server: None,
@@ -50,6 +50,7 @@ impl Namespace {
             .args(["netns", "exec", NAME])
             .arg(program)
             .args(["--serve", &SocketAddr::from((THERE, 0)).to_string()])
+            .args((fault == Fault::Delayed).then_some("--late"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()?;
@@ -57,22 +58,23 @@ impl Namespace {
         namespace.server = Some(server);
         let mut line = String::new();
         BufReader::new(out).read_line(&mut line)?;
-        let address: SocketAddr = line.trim().parse()?;
+        let address: SocketAddr = line
+            .trim()
+            .parse()
+            .map_err(|_| "its server did not start")?;
         namespace.uri = format!("http://{address}");
         Ok(namespace)
     }
 
-    /// Whether this can be done here.
+    /// Whether this can be done here: does it, and undoes it.
     pub(crate) fn can(&self, fault: Fault) -> Result<(), BoxError> {
-        match fault {
-            Fault::Dropped => Ok(()),
-            _ => inside(&["iptables", "-S", "INPUT"]),
-        }
+        self.break_by(fault)?;
+        self.mend(fault)
     }
 
     pub(crate) fn break_by(&self, fault: Fault) -> Result<(), BoxError> {
         let rule: &[&str] = match fault {
-            Fault::Delayed => &["-j", "NFQUEUE", "--queue-num", QUEUE, "--queue-bypass"],
+            Fault::Delayed => &["-j", "NFQUEUE", "--queue-num", QUEUE],
             Fault::Lossy => &[
                 "-m",
                 "statistic",
@@ -89,12 +91,12 @@ impl Namespace {
         inside(&[&["iptables", "-A", "INPUT", "-p", "tcp"], rule].concat())
     }
 
-    pub(crate) fn mend(&self) -> Result<(), BoxError> {
-        // None of these need be there.
-        let _ = inside(&["iptables", "-F", "INPUT"]);
-        let _ = ip(&["neigh", "del", &THERE.to_string(), "dev", OUTSIDE]);
-        let _ = inside(&["ip", "neigh", "del", &HERE.to_string(), "dev", INSIDE]);
-        Ok(())
+    pub(crate) fn mend(&self, fault: Fault) -> Result<(), BoxError> {
+        if fault != Fault::Dropped {
+            return inside(&["iptables", "-F", "INPUT"]);
+        }
+        ip(&["neigh", "del", &THERE.to_string(), "dev", OUTSIDE])?;
+        inside(&["ip", "neigh", "del", &HERE.to_string(), "dev", INSIDE])
     }
 
     /// Loses all packets, both ways.

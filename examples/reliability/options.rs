@@ -45,6 +45,9 @@ pub(crate) struct Options {
 
     #[arg(long, hide = true, value_name = "ADDRESS")]
     pub(crate) serve: Option<SocketAddr>,
+
+    #[arg(long, hide = true)]
+    pub(crate) late: bool,
 }
 
 impl Options {

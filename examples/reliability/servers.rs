@@ -50,7 +50,7 @@ impl Servers {
         }
         let mut plain = count;
         if fault.is_of_the_network() {
-            match Namespace::start() {
+            match Namespace::start(fault) {
                 Ok(namespace) => {
                     if let Err(error) = namespace.can(fault) {
                         return Ok(Err(error.to_string()));
@@ -109,8 +109,11 @@ impl Servers {
         }
     }
 
-    pub(crate) fn mend_network(&self) -> Result<(), BoxError> {
-        self.namespace.as_ref().map_or(Ok(()), Namespace::mend)
+    pub(crate) fn mend_network(&self, fault: Fault) -> Result<(), BoxError> {
+        match &self.namespace {
+            Some(namespace) => namespace.mend(fault),
+            None => Ok(()),
+        }
     }
 }
 

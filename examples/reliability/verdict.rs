@@ -24,9 +24,10 @@ const RESTORED_ABOVE: f64 = 0.5;
 #[derive(Debug, Clone)]
 pub(crate) struct Verdict {
     pub(crate) calls: usize,
+    /// Of those due while the fault lasted and after.
     pub(crate) failed: usize,
     pub(crate) hung: usize,
-    /// Failed, of those due while the fault lasted and after.
+    /// The part that they are.
     pub(crate) failed_share: f64,
     /// When the last call was due that failed, since the begin of the fault.
     pub(crate) last_failure: Option<Duration>,
@@ -38,7 +39,7 @@ pub(crate) struct Verdict {
     pub(crate) faulty: Quantiles,
     /// Attempts that reached a server while the fault lasted, for each call that was due then.
     pub(crate) attempts: Option<f64>,
-    /// Since the fault was mended, until all calls are answered.
+    /// Since the fault was mended, until all calls are answered; `None` if never.
     pub(crate) recovered: Option<Duration>,
 }
 
@@ -77,9 +78,15 @@ impl Verdict {
         let during = |call: &&Ended| (begins..ends).contains(&call.due);
         // The first second is for connections and caches.
         let before = |call: &&Ended| (Duration::from_secs(1)..begins).contains(&call.due);
+        let bad_since_the_end = calls.iter().filter(|call| call.due >= ends).filter(bad);
+        let recovered = bad_since_the_end.map(|call| call.due).max();
+        let recovered = recovered.map_or(Some(Duration::ZERO), |due| {
+            // One that fails at the very end may not be the last.
+            (due + WINDOW < options.length()).then(|| due - ends)
+        });
         Self {
             calls: calls.len(),
-            failed: calls.iter().filter(bad).count(),
+            failed: failed_after,
             hung: calls.iter().filter(|call| call.end == End::Hung).count(),
             failed_share: failed_after as f64 / after().count().max(1) as f64,
             last_failure: last_failure.map(|due| due - begins),
@@ -91,15 +98,7 @@ impl Verdict {
             faulty: Quantiles::of(calls.iter().filter(during).copied()),
             attempts: arrived(samples, begins, ends)
                 .map(|all| all as f64 / calls.iter().filter(during).count().max(1) as f64),
-            recovered: Some(
-                calls
-                    .iter()
-                    .filter(|call| call.due >= ends)
-                    .filter(bad)
-                    .map(|call| call.due - ends)
-                    .max()
-                    .unwrap_or_default(),
-            ),
+            recovered,
         }
     }
 }

@@ -100,8 +100,13 @@ impl Calls {
         if self.hung > 0 {
             broken.push(format!("{} calls hung", self.hung));
         }
-        if self.answered == 0 {
-            broken.push("no call was answered".to_owned());
+        // With three of ten servers bad and two attempts more for each call, far fewer fail.
+        let failed: u64 = self.failed.values().sum();
+        if failed * 10 > self.answered {
+            broken.push(format!(
+                "{failed} calls failed, {} were answered",
+                self.answered
+            ));
         }
         broken
     }

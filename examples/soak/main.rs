@@ -49,7 +49,7 @@ struct Options {
     seed: u64,
 
     /// How many servers.
-    #[arg(long, default_value_t = 10, value_name = "N", value_parser = value_parser!(u8).range(3..=100))]
+    #[arg(long, default_value_t = 10, value_name = "N", value_parser = value_parser!(u8).range(4..=100))]
     servers: u8,
 
     /// How many callers, each with one call under way at a time.
@@ -102,6 +102,9 @@ async fn soak(options: &Options) -> Result<Vec<String>, BoxError> {
     callers.pause().await?;
     let before = settled(&servers, |now| now.is_idle(&servers)).await;
     println!("before: {before}");
+    if !before.is_idle(&servers) {
+        return Err("it never came to rest before the faults began".into());
+    }
 
     callers.go_on();
     let began = Instant::now();

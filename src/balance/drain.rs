@@ -34,7 +34,8 @@ impl<S: Send + Sync + 'static, T> Balance<S, T> {
     ///
     /// With all endpoints drained calls fail with `UNAVAILABLE`; those that wait for ready wait.
     ///
-    /// Called again before it is over, the earlier deadline holds for both; after that, it is clean at once.
+    /// Called again before it is over, the earlier deadline holds for both; after that, it waits for what was
+    /// [left](Drained::left), if anything was.
     ///
     /// # Errors
     /// No endpoint has this [id](crate::Error::is_unknown_endpoint); the balancer is

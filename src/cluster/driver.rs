@@ -210,6 +210,9 @@ where
                     rest_until = now + spent;
                 }
             }
+            if !dirty {
+                self.lifecycle.shown();
+            }
             let rests = Instant::now() < rest_until;
             let tick = self.cluster.next_tick();
             let wakes = [

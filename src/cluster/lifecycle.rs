@@ -53,6 +53,8 @@ pub(super) struct Lifecycle {
     /// By the keys of endpoints, with who waits for the end.
     drains: HashMap<u64, (Drain, Vec<Reply<Drained>>)>,
     ended: watch::Sender<Option<Drained>>,
+    /// To be given once what they are about shows.
+    answers: Vec<Box<dyn FnOnce() + Send>>,
 }
 
 /// Both ends, and what the first has to say to the second.
@@ -68,6 +70,7 @@ pub(super) fn lifecycle() -> (Control, Lifecycle, mpsc::UnboundedReceiver<Comman
         shutdown: None,
         drains: HashMap::new(),
         ended: sender,
+        answers: Vec::new(),
     };
     (control, lifecycle, heard)
 }
@@ -90,14 +93,15 @@ impl Control {
     /// Has everything ended within `limit`. `publish_last` is performed the first time; what it publishes stays.
     pub(super) fn shut_down(&self, limit: Duration, publish_last: impl FnOnce()) -> Ending {
         let mut shut_down = self.lock();
-        if !*shut_down {
+        let is_first = !std::mem::replace(&mut *shut_down, true);
+        let deadline = deadline(limit);
+        // Without a reader it has ended, and the future says so at once. Before the last snapshot, whose
+        // predecessor drops services of the user's: whatever these do, the order is given.
+        let _ = self.commands.send(Command::ShutDown { deadline });
+        if is_first {
             publish_last();
-            *shut_down = true;
         }
         drop(shut_down);
-        let deadline = deadline(limit);
-        // Without a reader it has ended, and the future says so at once.
-        let _ = self.commands.send(Command::ShutDown { deadline });
         let mut ended = self.ended.clone();
         Box::pin(async move {
             let outcome = ended.wait_for(Option::is_some).await;
@@ -175,10 +179,24 @@ impl Lifecycle {
         let (key, outcome) = drains.into_iter().find_map(over)?;
         let (_, waiting) = self.drains.remove(&key)?;
         for done in waiting {
-            // Nobody has to wait for it.
-            let _ = done.send(Ok(outcome));
+            self.answer(done, outcome);
         }
         Some(key)
+    }
+
+    /// Answers once what was ordered shows in what calls and reports see.
+    pub(super) fn answer<R: Send + 'static>(&mut self, done: Reply<R>, with: R) {
+        self.answers.push(Box::new(move || {
+            // Nobody has to wait for it.
+            let _ = done.send(Ok(with));
+        }));
+    }
+
+    /// All that has happened shows.
+    pub(super) fn shown(&mut self) {
+        for answer in self.answers.drain(..) {
+            answer();
+        }
     }
 
     /// Something of this endpoint has ended.
@@ -201,6 +219,7 @@ impl Lifecycle {
     pub(super) fn tick(&mut self, links: &Links, now: Instant) -> bool {
         let ended = self.shutdown.as_mut().and_then(|s| s.tick(links, now));
         if ended.is_some() {
+            self.shown();
             // Nobody has to wait for it.
             let _ = self.ended.send(ended);
         }

@@ -119,7 +119,8 @@ impl Links {
         } else {
             outcome.left += calls;
         }
-        for line in link.lines_that_can_be_cut() {
+        // Also those of which it is not known yet how.
+        for line in &link.lines {
             line.cut();
         }
     }

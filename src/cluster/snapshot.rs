@@ -125,14 +125,14 @@ impl fmt::Display for Summary {
                 self.failing
             )?;
         }
-        if self.is_halted() {
-            f.write_str(", so few that calls fail until there are more")?;
+        if self.unhealthy > 0 {
+            write!(f, ", {} of them by their health check", self.unhealthy)?;
         }
         if self.drained > 0 {
             write!(f, ", {} drained", self.drained)?;
         }
-        if self.unhealthy > 0 {
-            write!(f, ", {} of them by their health check", self.unhealthy)?;
+        if self.is_halted() {
+            f.write_str("; so few that calls fail until there are more")?;
         }
         if let Some(why) = &self.unhealthy_because {
             write!(f, "; health check: {why}")?;

@@ -1,8 +1,10 @@
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::mpsc;
+use tracing::warn;
 
 use crate::error::BoxError;
 use crate::policy::Subchannel;
@@ -59,6 +61,8 @@ enum Cut {
     /// Nobody has said how.
     Unknown,
     By(Box<dyn FnOnce() + Send>),
+    /// To be done as soon as it is known how.
+    Due,
     Done,
 }
 
@@ -123,8 +127,9 @@ impl ConnectionEvents {
         let mut state = self.inner.cut();
         match *state {
             Cut::Unknown => *state = Cut::By(Box::new(cut)),
-            Cut::By(_) => {}
-            Cut::Done => {
+            Cut::By(_) | Cut::Done => {}
+            Cut::Due => {
+                *state = Cut::Done;
                 drop(state);
                 cut();
             }
@@ -175,7 +180,7 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let known = !matches!(*self.cut(), Cut::Unknown);
+        let known = !matches!(*self.cut(), Cut::Unknown | Cut::Due);
         if known && let Some(inbox) = &self.inbox {
             let _ = inbox.send(Ended {
                 key: self.subchannel.key(),
@@ -199,7 +204,7 @@ impl Line {
     /// Whether it is known how to close it at once. Of one that is not open it is not.
     pub(crate) fn can_be_cut(&self) -> bool {
         let open = self.0.upgrade();
-        open.is_some_and(|inner| !matches!(*inner.cut(), Cut::Unknown))
+        open.is_some_and(|inner| !matches!(*inner.cut(), Cut::Unknown | Cut::Due))
     }
 
     /// Closes it, with the calls under way.
@@ -207,10 +212,22 @@ impl Line {
         let Some(inner) = self.0.upgrade() else {
             return;
         };
-        let cut = std::mem::replace(&mut *inner.cut(), Cut::Done);
-        if let Cut::By(cut) = cut {
-            cut();
+        let mut state = inner.cut();
+        let before = std::mem::replace(&mut *state, Cut::Due);
+        if !matches!(before, Cut::Unknown | Cut::Due) {
+            *state = Cut::Done;
         }
+        drop(state);
+        if let Cut::By(cut) = before {
+            run(cut);
+        }
+    }
+}
+
+/// One connector's panic must not keep the other connections open.
+fn run(cut: Box<dyn FnOnce() + Send>) {
+    if catch_unwind(AssertUnwindSafe(cut)).is_err() {
+        warn!("a connection panicked as it was cut");
     }
 }
 
@@ -228,5 +245,43 @@ impl fmt::Debug for ConnectionEvents {
             .field("connection", &self.inner.connection)
             .field("ended", &self.has_ended())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use super::*;
+
+    fn counted(events: &ConnectionEvents, count: &Arc<AtomicUsize>) {
+        let count = count.clone();
+        events.on_cut(move || _ = count.fetch_add(1, Ordering::SeqCst));
+    }
+
+    #[test]
+    fn a_connection_is_cut_once_whether_that_is_known_before_the_deadline_or_after() {
+        for known_before in [true, false] {
+            let events = ConnectionEvents::detached();
+            let count = Arc::new(AtomicUsize::new(0));
+            if known_before {
+                counted(&events, &count);
+            }
+            events.line().cut();
+            for _ in 0..2 {
+                counted(&events, &count);
+                events.line().cut();
+            }
+            let times = count.load(Ordering::SeqCst);
+            assert_eq!(times, 1, "known before: {known_before}");
+        }
+    }
+
+    #[test]
+    fn a_panic_of_one_cut_goes_no_further() {
+        let events = ConnectionEvents::detached();
+        events.on_cut(|| panic!("on purpose"));
+        events.line().cut();
+        assert!(events.line().can_be_cut(), "it is done with");
     }
 }

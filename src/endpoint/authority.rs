@@ -30,7 +30,11 @@ impl Authority {
         let read: http::uri::Authority = text
             .parse()
             .map_err(|error| Error::config_because("authority", message(), Box::new(error)))?;
-        if read.host().is_empty() || text.contains('@') {
+        // What follows the host's last bracket is the port; http leaves a bad one for later.
+        let port = text.get(read.host().len()..).unwrap_or_default();
+        let is_port = |port: &str| port.parse::<u16>().is_ok();
+        let bad_port = !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port);
+        if read.host().is_empty() || text.contains('@') || bad_port {
             return Err(Error::config("authority", message()));
         }
         Ok(Self(read))
@@ -73,7 +77,10 @@ mod tests {
             let authority = Authority::new(text).unwrap();
             assert_eq!((authority.as_str(), authority.host()), (text, host));
         }
-        for text in ["", ":1", "a b", "a/b", "u@a", "http://a", "[::1", "\u{e9}"] {
+        for text in [
+            "", ":1", "a b", "a/b", "u@a", "http://a", "[::1", "\u{e9}", "a:", "a:http", "a:99999",
+            "[::1]x",
+        ] {
             let error = Authority::new(text).expect_err(text);
             assert_eq!(error.field(), Some("authority"), "{text}: {error}");
         }

@@ -11,7 +11,7 @@ use crate::error::Error;
 use crate::math::atomic::{AtomicU32, Ordering};
 
 /// The most calls that can be told apart on one endpoint.
-const MOST: u32 = (1 << 24) - 1;
+const MOST: u32 = (1 << 23) - 1;
 
 /// How many calls may be under way, and how many may wait. Off by default, each by itself.
 ///
@@ -54,7 +54,7 @@ impl Limits {
         self
     }
 
-    /// How many calls may be under way to one endpoint, 1 to 16,777,215.
+    /// How many calls may be under way to one endpoint, 1 to 8,388,607.
     #[must_use]
     pub fn with_max_in_flight_per_endpoint(mut self, calls: u32) -> Self {
         self.in_flight_per_endpoint = Some(calls);

@@ -95,6 +95,12 @@ impl PeakEwma {
         }
     }
 
+    /// The average in seconds as it was at the last observation, or `None` if nothing was ever observed.
+    pub(crate) fn last_seconds(&self) -> Option<f32> {
+        let (average, _) = unpack(self.word.load(Ordering::Relaxed))?;
+        Some(average)
+    }
+
     /// The average in seconds as of `now`, or `None` if nothing was ever observed. Changes nothing.
     #[inline]
     pub fn seconds(&self, now: Moment, decay: Decay) -> Option<f32> {

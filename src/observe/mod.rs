@@ -78,7 +78,8 @@ impl fmt::Display for DrainStage {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Drained {
-    /// How many the deadline cut: they were under way when it passed, and their connections were closed.
+    /// How many the deadline cut: they were under way when it passed, and their connections were closed. A call that
+    /// waits for the service of the endpoint to be ready counts, too, though another endpoint may take it yet.
     pub cut: u64,
     /// How many were under way when the deadline passed and could not be cut, since their connector has not said
     /// [how](crate::connection::ConnectionEvents::on_cut). They go on to their own end.

@@ -9,6 +9,13 @@ use crate::math::Moment;
 use crate::outcome::{LoadReport, Outcome};
 use crate::policy::Subchannel;
 
+/// What part of its last latency is expected of an endpoint that nobody had an answer of for long. With less, callers
+/// that change their minds at once would count against one that is idle.
+const LEAST_EXPECTED: f32 = 0.25;
+
+/// What is expected of an endpoint that never answered, as long as nobody knows better.
+const EXPECTED_OF_A_STRANGER_SECONDS: f32 = 1.0;
+
 /// A call that an endpoint was chosen for. Gives the load back when it ends, in whatever way.
 ///
 /// Dropped without a word, it is as if it had never been; once [`sent`](Self::sent), it counts as
@@ -190,7 +197,8 @@ impl Claim {
 
     /// The caller gave the call up at `now`, before any answer. That says nothing of the endpoint, unless it took
     /// longer than the policy expects of it, five times in a row; see [`Health::given_up`]. What is expected falls
-    /// while nothing is answered, so the longer nothing is, the less patience it takes.
+    /// while nothing is answered, down to a quarter, so that a server which was slow once is found too. Of an
+    /// endpoint that has answered nothing by this connection a second is expected.
     ///
     /// [`Health::given_up`]: crate::health::Health::given_up
     #[cold]
@@ -198,8 +206,13 @@ impl Claim {
         let (Some(rules), Some(start)) = (self.response_rules(), self.timing.start()) else {
             return;
         };
-        let expected = self.subchannel.latency().seconds(now, rules.decay.into());
-        let is_overdue = now.since(start).as_secs_f32() > expected.unwrap_or(0.0);
+        let latency = self.subchannel.latency();
+        let decayed = latency.seconds(now, rules.decay.into());
+        let expected = match (decayed, latency.last_seconds()) {
+            (Some(decayed), Some(last)) => decayed.max(last * LEAST_EXPECTED),
+            _ => EXPECTED_OF_A_STRANGER_SECONDS,
+        };
+        let is_overdue = now.since(start).as_secs_f32() > expected;
         if self.is_connected() && is_overdue && self.subchannel.health().given_up() {
             // Not as slow, as other failures: that would be what is expected of it then.
             self.finish(Outcome::Failure);

@@ -120,6 +120,27 @@ async fn callers_without_patience_say_nothing_of_the_server() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_has_not_answered_yet_is_given_a_second() {
+    let (_world, a, balance) = alone().await;
+    a.set_answer(Answer::Hang);
+    give_up(&balance, 40, 900).await;
+    assert!(!is_out(&balance), "nobody knows how long it takes");
+    give_up(&balance, 25, 1_100).await;
+    assert!(is_out(&balance), "but not so long");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_endpoint_is_not_judged_by_callers_who_change_their_minds() {
+    let (_world, a, balance) = alone().await;
+    answered(&balance, &a, 100).await;
+    sleep(Duration::from_secs(600)).await;
+    give_up(&balance, 40, 20).await;
+    assert!(!is_out(&balance), "a quarter of 100 ms is due at least");
+    give_up(&balance, 25, 30).await;
+    assert!(is_out(&balance), "what was longer counts");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_between_ends_the_row_of_calls_given_up() {
     let (_world, a, balance) = alone().await;
     for _ in 0..20 {
@@ -133,7 +154,7 @@ async fn an_answer_between_ends_the_row_of_calls_given_up() {
 #[tokio::test(start_paused = true)]
 async fn probing_calls_given_up_send_the_endpoint_out_again() {
     let (_world, a, balance) = alone().await;
-    a.set_answer(Answer::Hang);
+    answered(&balance, &a, 50).await;
     give_up(&balance, 25, 100).await;
     let times = |balance: &Balanced| endpoint(balance, "a").ejected.map(|e| e.times);
     assert_eq!(times(&balance), Some(1), "it is out");
@@ -142,7 +163,7 @@ async fn probing_calls_given_up_send_the_endpoint_out_again() {
     assert_eq!(times(&balance), Some(1), "the next call probes each time");
     give_up(&balance, 1, 100).await;
     assert_eq!(times(&balance), Some(2), "the fifth has failed its probe");
-    assert_eq!(a.calls(), 30);
+    assert_eq!(a.calls(), 31, "and it gets no more");
 }
 
 #[tokio::test(start_paused = true)]
@@ -173,7 +194,7 @@ async fn in_a_panic_calls_fail_where_they_are_to_and_the_probing_ones_end_it() {
         let call = balance.clone().oneshot(ask("x"));
         let error = within("a call in a panic", call).await.unwrap_err();
         assert!(error.is_unavailable(), "{error}");
-        let told = "2 ejected, 0 failing, so few that calls fail until there are more";
+        let told = "2 ejected, 0 failing; so few that calls fail until there are more";
         assert!(error.to_string().contains(told), "it says why: {error}");
     }
     assert_eq!(c.calls(), before, "the last good one is spared");

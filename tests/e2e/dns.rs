@@ -65,8 +65,9 @@ async fn until_state(rule: &str, updates: &mut DnsUpdates, want: &[&str]) -> Vec
 async fn until_error(rule: &str, updates: &mut DnsUpdates) -> String {
     within(rule, async {
         loop {
-            if let Err(error) = updates.next().await.expect("DNS does not end") {
-                return error.to_string();
+            match updates.next().await.expect("DNS does not end") {
+                Err(error) => return error.to_string(),
+                Ok(update) => panic!("{rule}: a state came before it: {update:?}"),
             }
         }
     })

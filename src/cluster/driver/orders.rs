@@ -38,7 +38,7 @@ where
             },
             Command::Undrain { id, done } => {
                 if self.cluster.undrain(id.as_str(), Instant::now()) {
-                    let _ = done.send(Ok(()));
+                    self.lifecycle.answer(done, ());
                 } else {
                     refuse(done, &id, self.lifecycle.is_shut_down());
                 }

@@ -219,7 +219,11 @@ impl<S: Clone> Cluster<S> {
 
     fn all_failed(&mut self, order: &mut Order) {
         order.stage = Stage::Failed;
-        order.failed |= !order.list.is_empty();
+        // Who is drained has not failed, and must not come back as if it had.
+        order.failed |= (order.list.iter()).any(|key| {
+            let entry = self.entries.get(key);
+            entry.is_some_and(|entry| !entry.is_drained())
+        });
         for key in &order.list {
             if let Some(entry) = self.entries.get(key)
                 && let Phase::Waiting { due } = entry.phase

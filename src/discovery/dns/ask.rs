@@ -17,6 +17,9 @@ use hickory_resolver::{Hosts, Resolver, TokioResolver};
 
 use crate::error::BoxError;
 
+/// The resolver adds what it is given to the time now.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
+
 /// What DNS has for a name; nothing if there is no such name, or it has no records of the kind.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
@@ -74,7 +77,7 @@ impl Hickory {
         options.cache_size = 0;
         options.use_hosts_file = ResolveHosts::Never;
         if let Some(timeout) = servers.timeout {
-            options.timeout = timeout;
+            options.timeout = timeout.min(LONGEST_TIMEOUT);
         }
         let search = match &servers.search {
             Some(search) => search.clone(),

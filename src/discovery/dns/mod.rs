@@ -38,7 +38,8 @@ use timing::{Schedule, Timing};
 /// cannot be reached it is asked for earlier, at most every 30 s. What cannot be answered (errors, no answer in
 /// time) and what is empty keep the last good state for a day, and are asked for again with backoff; after that the
 /// state is empty. Where one family of addresses is not answered, or one name of an SRV record, its last addresses
-/// stand. Each failure is told, and stands in the balancer's report.
+/// stand. An answer that
+/// is missing altogether is told, and stands in the balancer's report; one that is missing in part is a debug event.
 ///
 /// Requests carry the name that was looked up as their `:authority`, and a certificate must carry it: for SRV the
 /// name without its service and protocol, as RFC 6125 has it, since whoever can forge an answer could name any host.
@@ -154,7 +155,8 @@ impl Dns {
         self
     }
 
-    /// The least and the longest time after which a TTL has the name asked for again. Default 5 s to 5 min.
+    /// The least and the longest time after which a TTL has the name asked for again, neither of them zero. Default 5 s
+    /// to 5 min.
     pub fn with_ttl_bounds(mut self, least: Duration, longest: Duration) -> Self {
         (self.timing.min_ttl, self.timing.max_ttl) = (least, longest);
         self
@@ -181,7 +183,7 @@ impl Dns {
     }
 
     /// Asks these servers, by UDP and where that is cut short by TCP, and not the system's. There are no search
-    /// domains then but those that are set.
+    /// domains then but those that are set. None of them are the system's again.
     pub fn with_name_servers(mut self, servers: impl IntoIterator<Item = SocketAddr>) -> Self {
         self.servers.name_servers = servers.into_iter().collect();
         self
@@ -193,7 +195,7 @@ impl Dns {
         self
     }
 
-    /// How long one try of a question may take.
+    /// How long one try of a question may take, up to an hour; longer counts as that.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.servers.timeout = Some(timeout);
         self
@@ -209,7 +211,7 @@ impl Dns {
     /// that it is built in.
     ///
     /// # Errors
-    /// Names the setting that cannot be used: an interval, a timeout or a longest TTL of zero, bounds in the wrong
+    /// Names the setting that cannot be used: an interval, a timeout or a bound of the TTL of zero, bounds in the wrong
     /// order, a backoff that cannot be, a search domain that is no name, a name server's port of 0.
     pub fn updates(self) -> Result<DnsUpdates, Error> {
         let Self {
@@ -246,6 +248,7 @@ fn check(timing: &Timing, servers: &Servers) -> Result<(), Error> {
         _ => Ok(()),
     };
     zero("interval", timing.interval)?;
+    zero("ttl_bounds", Some(timing.min_ttl))?;
     zero("ttl_bounds", Some(timing.max_ttl))?;
     zero("timeout", servers.timeout)?;
     if timing.min_ttl > timing.max_ttl {
@@ -304,7 +307,8 @@ fn of_target(target: &Target, read: fn(&str) -> Result<Dns, Error>) -> Result<Bo
 
 /// A name server of a target: `address[:port]`; port 53 by default.
 fn name_server(text: &str) -> Result<SocketAddr, String> {
-    let bare = text.trim_start_matches('[').trim_end_matches(']');
+    let inside = (text.strip_prefix('[')).and_then(|text| text.strip_suffix(']'));
+    let bare = inside.filter(|text| text.contains(':')).unwrap_or(text);
     if let Ok(ip) = bare.parse::<IpAddr>() {
         return Ok(SocketAddr::new(ip, 53));
     }

@@ -129,7 +129,7 @@ impl<A: Ask, M: Fn() -> Result<A, BoxError>> Source<A, M> {
                     None => Came::Whole(round.holds_for()),
                     Some(error) => {
                         tracing::debug!(name, %error, "a question to DNS had no answer");
-                        Came::Part
+                        Came::Part(round.holds_for())
                     }
                 };
                 self.schedule.came(came, now);

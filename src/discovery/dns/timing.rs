@@ -22,8 +22,8 @@ pub(super) struct Timing {
 pub(super) enum Came {
     /// Endpoints, good for so long by their records.
     Whole(Duration),
-    /// Endpoints, with some question unanswered.
-    Part,
+    /// Endpoints, good for so long by their records, with some question unanswered.
+    Part(Duration),
     /// No endpoint, or no answer.
     Nothing,
 }
@@ -98,10 +98,15 @@ impl Schedule {
                 self.failures = 0;
                 interval.unwrap_or_else(|| ttl.clamp(min_ttl, max_ttl))
             }
-            Came::Part | Came::Nothing => {
+            Came::Part(_) | Came::Nothing => {
                 let wait = backoff.delay(self.failures, &mut self.rng);
                 self.failures = self.failures.saturating_add(1);
-                interval.map_or(wait, |interval| wait.min(interval))
+                // What was answered is not good for longer because something else was not.
+                let most = interval.or(match came {
+                    Came::Part(ttl) => Some(ttl.clamp(min_ttl, max_ttl)),
+                    _ => None,
+                });
+                most.map_or(wait, |most| wait.min(most))
             }
         };
         if came != Came::Nothing {
@@ -200,10 +205,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_answered_in_part_is_asked_for_again_by_its_ttl_too() {
+        let (mut schedule, now) = schedule(|_| {});
+        for _ in 0..20 {
+            schedule.came(Came::Part(10 * S), now);
+        }
+        let next = schedule.next();
+        assert_eq!(next, now + 10 * S, "the backoff alone would be 120 s");
+    }
+
+    #[test]
     fn the_last_good_state_is_kept_for_its_time_and_no_longer() {
         let (mut schedule, now) = schedule(|_| {});
         assert!(!schedule.keeps(now), "there is none yet");
-        schedule.came(Came::Part, now);
+        schedule.came(Came::Part(60 * S), now);
         assert!(schedule.keeps(now + 99 * S));
         assert!(!schedule.keeps(now + 100 * S));
         let late = now + Duration::from_millis(99_900);

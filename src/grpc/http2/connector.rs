@@ -360,10 +360,11 @@ impl Inner {
     fn builder(&self, tasks: Tasks) -> Builder<Tasks> {
         let settings = &self.settings;
         let mut builder = Builder::new(tasks);
+        let (interval, timeout) = settings.keep_alive();
         builder
             .timer(TokioTimer::new())
-            .keep_alive_interval(settings.keep_alive_interval)
-            .keep_alive_timeout(settings.keep_alive_timeout)
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
             .keep_alive_while_idle(settings.keep_alive_while_idle)
             .initial_stream_window_size(settings.initial_stream_window_bytes)
             .initial_connection_window_size(settings.initial_connection_window_bytes)

@@ -21,10 +21,10 @@ pub struct Http2Settings {
     /// Sends small writes at once (`TCP_NODELAY`). Default `true`, as in tonic and gRPC: Nagle's
     /// algorithm holds a call's last packet back for a round trip.
     pub tcp_nodelay: bool,
-    /// Idle time before the system's first TCP keep-alive probe, in whole seconds. Default `None`,
+    /// Idle time before the system's first TCP keep-alive probe, in whole seconds, at least one. Default `None`,
     /// no probes, as in tonic.
     pub tcp_keepalive: Option<Duration>,
-    /// Time between TCP keep-alive probes, in whole seconds. Default `None`, the system's.
+    /// Time between TCP keep-alive probes, in whole seconds, at least one. Default `None`, the system's.
     pub tcp_keepalive_interval: Option<Duration>,
     /// Unanswered TCP keep-alive probes before the connection is dropped. Default `None`, the
     /// system's.
@@ -40,11 +40,12 @@ pub struct Http2Settings {
     pub local_address: Option<IpAddr>,
 
     /// Time without traffic before an HTTP/2 PING is sent. Default `None`, no pings, as gRPC
-    /// clients have it (gRFC A8): servers close a connection that pings more often than they allow.
+    /// clients have it (gRFC A8): servers close a connection that pings more often than they allow. Over a year
+    /// counts as a year.
     pub keep_alive_interval: Option<Duration>,
     /// How long a PING may go without an answer before the connection is closed. Default 20 s
     /// (gRFC A8). Without pings too, a connection whose endpoint has left or whose last handle is
-    /// dropped is closed, streams and all, if its server takes no bytes for so long.
+    /// dropped is closed, streams and all, if its server takes no bytes for so long. Over a year counts as a year.
     pub keep_alive_timeout: Duration,
     /// Pings even while no call is under way. Default `false` (gRFC A8).
     pub keep_alive_while_idle: bool,
@@ -104,6 +105,13 @@ const MAX_WINDOW: u32 = (1 << 31) - 1;
 const FRAME_BYTES: std::ops::RangeInclusive<u32> = 1 << 14..=(1 << 24) - 1;
 
 impl Http2Settings {
+    /// The interval and the timeout of PINGs, which hyper adds to the time now.
+    pub(super) fn keep_alive(&self) -> (Option<Duration>, Duration) {
+        let year = Duration::from_secs(365 * 24 * 60 * 60);
+        let interval = self.keep_alive_interval.map(|time| time.min(year));
+        (interval, self.keep_alive_timeout.min(year))
+    }
+
     /// Refuses what HTTP/2 or the system cannot do.
     ///
     /// # Errors
@@ -146,6 +154,20 @@ impl Http2Settings {
         positive("keep_alive_interval", self.keep_alive_interval)?;
         positive("keep_alive_timeout", Some(self.keep_alive_timeout))?;
         positive("tcp_connect_timeout", self.tcp_connect_timeout)?;
+        // Sockets take whole seconds, and refuse none without a word to anybody.
+        for (field, time) in [
+            ("tcp_keepalive", self.tcp_keepalive),
+            ("tcp_keepalive_interval", self.tcp_keepalive_interval),
+        ] {
+            if let Some(time) = time
+                && time < Duration::from_secs(1)
+            {
+                return Err(Error::config(field, format!("{time:?} is under a second")));
+            }
+        }
+        if self.tcp_keepalive_retries == Some(0) {
+            return Err(Error::config("tcp_keepalive_retries", "is 0"));
+        }
         if let Some(delay) = self.connection_attempt_delay
             && !ATTEMPT_DELAYS.contains(&delay)
         {
@@ -181,7 +203,16 @@ mod tests {
     #[test]
     fn what_the_protocol_cannot_do_is_refused_by_name() {
         type Change = fn(&mut Http2Settings);
-        let bad: [(&str, Change); 11] = [
+        let bad: [(&str, Change); 14] = [
+            ("tcp_keepalive", |s| {
+                s.tcp_keepalive = Some(Duration::from_millis(999))
+            }),
+            ("tcp_keepalive_interval", |s| {
+                s.tcp_keepalive_interval = Some(Duration::ZERO)
+            }),
+            ("tcp_keepalive_retries", |s| {
+                s.tcp_keepalive_retries = Some(0)
+            }),
             ("initial_stream_window_bytes", |s| {
                 s.initial_stream_window_bytes = Some(1 << 31)
             }),

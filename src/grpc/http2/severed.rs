@@ -122,7 +122,11 @@ mod tests {
         let reader = tokio::spawn(async move { (io.read_u8().await, io) });
         tokio::task::yield_now().await;
         sever.sever();
-        let (read, mut io) = reader.await.expect("it does not panic");
+        let minute = std::time::Duration::from_secs(60);
+        let reader = tokio::time::timeout(minute, reader)
+            .await
+            .expect("it is woken");
+        let (read, mut io) = reader.expect("it does not panic");
         let kind = read.map_err(|error| error.kind());
         let aborted = io::ErrorKind::ConnectionAborted;
         assert_eq!(kind, Err(aborted), "a read that waits ends");

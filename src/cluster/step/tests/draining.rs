@@ -157,6 +157,8 @@ fn where_one_is_connected_the_next_takes_its_place() {
     assert!(m.cluster.undrain("a", m.now));
     m.step(Event::Tick);
     assert_eq!(m.dialing(), ["a"]);
+    let connecting = ConnectivityState::Connecting;
+    assert_eq!(m.state("a"), connecting, "it was drained and did not fail");
 }
 
 #[test]

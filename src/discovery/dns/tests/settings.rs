@@ -60,9 +60,10 @@ fn what_cannot_be_is_refused_by_name() {
         );
     }
     type Change = fn(Dns) -> Dns;
-    let changes: [(&str, Change); 7] = [
+    let changes: [(&str, Change); 8] = [
         ("interval", |dns| dns.with_interval(Duration::ZERO)),
         ("ttl_bounds", |dns| dns.with_ttl_bounds(2 * S, S)),
+        ("ttl_bounds", |dns| dns.with_ttl_bounds(Duration::ZERO, S)),
         ("ttl_bounds", |dns| {
             dns.with_ttl_bounds(Duration::ZERO, Duration::ZERO)
         }),
