@@ -44,6 +44,10 @@ async fn main() -> ExitCode {
         {
             return ended(Err(format!("packets cannot be held up: {error}").into()));
         }
+        std::thread::spawn(|| {
+            let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+            std::process::exit(0);
+        });
         return ended(counter::serve(address).await);
     }
     ended(measure(&options).await)

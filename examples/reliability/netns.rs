@@ -51,7 +51,8 @@ impl Namespace {
             .arg(program)
             .args(["--serve", &SocketAddr::from((THERE, 0)).to_string()])
             .args((fault == Fault::Delayed).then_some("--late"))
-            .stdin(Stdio::null())
+            // It ends with this process, however that ends: by the end of this pipe.
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()?;
         let out = server.stdout.take().ok_or("no output")?;

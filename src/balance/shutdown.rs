@@ -28,6 +28,10 @@ impl<S, T> Balance<S, T> {
     /// - [`state`](Self::state) is `Shutdown`, and so is that of each endpoint in a [`report`](Self::report), which
     ///   still counts their calls under way.
     ///
+    /// A connection without calls has a second to close by itself, as it has after a cut; so the future may end up to
+    /// a second after the deadline, and a response that is not counted to its end (one tracked by
+    /// [`Plain`](crate::balance::Plain) that streams on) may be cut a second after the last call.
+    ///
     /// When the deadline has passed the connections are closed, so that the calls on them fail as with any lost
     /// connection (`UNAVAILABLE`). That takes a connector which has said [how](crate::connection::ConnectionEvents::on_cut),
     /// as those of `grpc` have, but for `tonic_channels`. With others (services that are there already, connectors
