@@ -6,9 +6,13 @@
 //! dialled anew.
 
 mod authority;
+mod locality;
+mod metadata;
 mod refresh_hint;
 
 pub use authority::Authority;
+pub use locality::Locality;
+pub use metadata::Metadata;
 pub use refresh_hint::RefreshHint;
 
 use std::borrow::Borrow;
@@ -78,6 +82,9 @@ struct Inner {
     /// After `address`.
     more_addresses: Arc<[Arc<str>]>,
     weight: u32,
+    priority: u32,
+    locality: Locality,
+    metadata: Metadata,
     extensions: Extensions,
 }
 
@@ -94,6 +101,9 @@ impl Endpoint {
                 address,
                 more_addresses: Arc::new([]),
                 weight: 1,
+                priority: 0,
+                locality: Locality::default(),
+                metadata: Metadata::default(),
                 extensions: Extensions::new(),
             }),
         }
@@ -138,6 +148,32 @@ impl Endpoint {
         self
     }
 
+    /// Sets its priority: 0, the default, is the highest. Those of a lower one (a greater number) get calls as far as
+    /// the ones above cannot carry them, if the balancer is told to look at
+    /// [priorities](crate::topology).
+    #[must_use]
+    pub fn with_priority(mut self, priority: u32) -> Self {
+        Arc::make_mut(&mut self.inner).priority = priority;
+        self
+    }
+
+    /// Sets where it runs; by default that is not known.
+    #[must_use]
+    pub fn with_locality(mut self, locality: Locality) -> Self {
+        Arc::make_mut(&mut self.inner).locality = locality;
+        self
+    }
+
+    /// Sets what else its owner says of it, in place of what was said before; by default nothing.
+    #[must_use]
+    pub fn with_metadata<N: Into<Box<str>>, V: Into<Box<str>>>(
+        mut self,
+        pairs: impl IntoIterator<Item = (N, V)>,
+    ) -> Self {
+        Arc::make_mut(&mut self.inner).metadata = pairs.into_iter().collect();
+        self
+    }
+
     /// Attaches a value for the connector, found again by its type with [`get`](Self::get).
     #[must_use]
     pub fn with<T: Clone + Send + Sync + 'static>(mut self, value: T) -> Self {
@@ -174,6 +210,21 @@ impl Endpoint {
     /// Its weight relative to the others.
     pub fn weight(&self) -> u32 {
         self.inner.weight
+    }
+
+    /// Its priority; 0 is the highest.
+    pub fn priority(&self) -> u32 {
+        self.inner.priority
+    }
+
+    /// Where it runs.
+    pub fn locality(&self) -> &Locality {
+        &self.inner.locality
+    }
+
+    /// What else its owner says of it.
+    pub fn metadata(&self) -> &Metadata {
+        &self.inner.metadata
     }
 
     /// The attached value of type `T`.
@@ -258,9 +309,16 @@ mod tests {
     #[test]
     fn a_changed_copy_leaves_the_original_alone() {
         let a = Endpoint::new("a:1").with(7_u8);
-        let b = a.clone().with_weight(9).with_id("b");
-        assert_eq!((a.weight(), a.id().as_str()), (1, "a:1"));
-        assert_eq!((b.weight(), b.id().as_str()), (9, "b"));
+        let b = a.clone().with_weight(9).with_id("b").with_priority(1);
+        let zone = Locality::new("r").with_zone("z");
+        let c = b
+            .clone()
+            .with_locality(zone.clone())
+            .with_metadata([("k", "v")]);
+        assert_eq!((a.weight(), a.id().as_str(), a.priority()), (1, "a:1", 0));
+        assert_eq!((b.weight(), b.id().as_str(), b.priority()), (9, "b", 1));
+        assert_eq!((c.locality(), c.metadata().get("k")), (&zone, Some("v")));
+        assert!(b.locality().is_unknown() && b.metadata().is_empty());
         assert_eq!(
             b.get::<u8>(),
             Some(&7),
