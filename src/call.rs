@@ -14,6 +14,7 @@ pub use previous_endpoints::PreviousEndpoints;
 
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{Extensions, HeaderMap};
 
@@ -43,6 +44,17 @@ pub struct WaitForReady(pub bool);
 /// another endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NoRetry;
+
+/// Request extension: the call goes to endpoints with this value of the metadata name by which
+/// [`MetadataSubsets`](crate::topology::MetadataSubsets) tells them apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EndpointSubset(pub Arc<str>);
+
+impl<T: Into<Arc<str>>> From<T> for EndpointSubset {
+    fn from(value: T) -> Self {
+        Self(value.into())
+    }
+}
 
 /// Response extension: the endpoint that answered. Set only where the builder was told so, because
 /// an extension costs an allocation.
@@ -94,6 +106,13 @@ impl<'a> RequestInfo<'a> {
     #[must_use]
     pub fn with_wait_for_ready(mut self, wait: bool) -> Self {
         self.wait_for_ready = Some(wait);
+        self
+    }
+
+    /// Sets the path, in place of that of an HTTP request.
+    #[must_use]
+    pub fn with_path(mut self, path: &'a str) -> Self {
+        self.path = Some(path);
         self
     }
 

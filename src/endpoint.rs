@@ -7,11 +7,13 @@
 
 mod authority;
 mod locality;
+mod locality_weight;
 mod metadata;
 mod refresh_hint;
 
 pub use authority::Authority;
 pub use locality::Locality;
+pub use locality_weight::LocalityWeight;
 pub use metadata::Metadata;
 pub use refresh_hint::RefreshHint;
 

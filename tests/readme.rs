@@ -128,6 +128,32 @@ async fn the_hedging_snippet() -> Result<(), BoxError> {
 }
 
 #[tokio::test]
+async fn the_topology_snippet() -> Result<(), BoxError> {
+    use evenkeel::Endpoint;
+    use evenkeel::topology::{MetadataSubsets, NearestFirst, Topology};
+    // [snippet
+    #[rustfmt::skip]
+    let near = |address: &'static str, zone| Endpoint::new(address).with_locality(zone);
+    #[rustfmt::skip]
+    let channel = evenkeel::grpc::Channel::builder()
+        .endpoints([
+            near("http://10.0.0.1:50051", "eu-west-1/eu-west-1a".parse()?).with_metadata([("version", "canary")]),
+            near("http://10.0.0.2:50051", "eu-west-1/eu-west-1b".parse()?).with_metadata([("version", "stable")]),
+            near("http://10.9.0.1:50051", "us-east-1".parse()?).with_priority(1),
+        ])
+        .topology(
+            Topology::default()
+                .with_locality("eu-west-1/eu-west-1a".parse()?)   // where this client runs
+                .with_localities(NearestFirst::default())         // or ZoneAware, or WeightedLocalities
+                .with_subsets(MetadataSubsets::by("version").from_header("x-version")?),
+        )
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
+#[tokio::test]
 async fn the_health_snippet() -> Result<(), BoxError> {
     use evenkeel::grpc::HealthCheck;
     // [snippet

@@ -19,7 +19,7 @@ use crate::math::Backoff;
 use crate::outcome::{ByStatusCode, LoadReport};
 use crate::policy::{Adaptive, Policy};
 use crate::probe::{NoCheck, NoProbe, NoWatch, Probe, Watch};
-use crate::topology::RandomSubset;
+use crate::topology::{ClientSubset, Topology};
 
 /// Builds a [`Balance`]: where endpoints come from, how to reach them, and by what rules.
 ///
@@ -34,6 +34,7 @@ use crate::topology::RandomSubset;
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
+/// | [`topology`](Self::topology) | priorities spill over at 140 % | Envoy |
 /// | [`probe`](Self::probe) | none | for policies that ask servers for their load |
 /// | [`load_reports`](Self::load_reports) | none | for policies that have servers report beside the calls |
 /// | [`health_check`](Self::health_check) | none | gRFC A17 |
@@ -300,9 +301,17 @@ impl<C, T, P, W, H> Builder<C, T, P, W, H> {
         self
     }
 
-    /// Uses a random subset of the endpoints, of this size; by default all of them.
-    pub fn subset(mut self, subset: RandomSubset) -> Self {
-        self.settings.subset = Some(subset);
+    /// Uses a subset of the endpoints, by a [`RandomSubset`](crate::topology::RandomSubset) or an
+    /// [`Aperture`](crate::topology::Aperture); by default all of them.
+    pub fn subset(mut self, subset: impl Into<ClientSubset>) -> Self {
+        self.settings.subset = Some(subset.into());
+        self
+    }
+
+    /// How calls are spread over priorities and localities of endpoints; by default over priorities, as
+    /// [`Priorities::default`](crate::topology::Priorities::default) says.
+    pub fn topology(mut self, topology: Topology) -> Self {
+        self.settings.topology = topology;
         self
     }
 

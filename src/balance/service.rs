@@ -223,7 +223,7 @@ fn is_usable<S>(snapshot: &Snapshot<S>) -> bool {
             let health = candidate.subchannel().health();
             candidate.is_connected()
                 && (summary.ignores_ejections || health.admits())
-                && (!summary.is_halted() || !health.gate().is_open())
+                && (!summary.halted || !health.gate().is_open())
         })
 }
 

@@ -38,7 +38,7 @@ use crate::error::BoxError;
 use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
-use crate::policy::{Candidates, Halted, Picker, Policy};
+use crate::policy::{Candidates, Groups, Halted, Policy};
 use crate::probe::{self, Probe, Watch};
 
 /// How many events are taken before the next snapshot, at most.
@@ -426,16 +426,18 @@ where
         };
         let Published {
             candidates,
+            plan,
             services,
             details,
             summary,
         } = self.cluster.publish();
-        let candidates = candidates.with_now(clock::now());
-        let picker: Arc<dyn Picker> = if summary.is_halted() {
-            Arc::new(Halted::new(&candidates))
-        } else {
-            let current = shared.load();
-            self.policy.build(&candidates, Some(&*current.picker))
+        let now = clock::now();
+        let candidates = candidates.with_now(now);
+        let policy = &*self.policy;
+        let picker = match plan {
+            _ if summary.halted => Arc::new(Halted::new(&candidates)),
+            Some(plan) => plan.build(policy, &*shared.load().picker, now),
+            None => Groups::build_one(policy, &candidates, &*shared.load().picker),
         };
         shared.publish(Snapshot {
             services,

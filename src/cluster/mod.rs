@@ -27,6 +27,7 @@ mod links;
 mod load_reports;
 mod probes;
 mod refresh;
+mod report;
 mod snapshot;
 mod step;
 mod watches;
@@ -44,7 +45,7 @@ use crate::health::{Ejection, Limits, SlowStart};
 use crate::load::Measures;
 use crate::math::Backoff;
 use crate::policy::{Connects, Policy};
-use crate::topology::RandomSubset;
+use crate::topology::{ClientSubset, Topology};
 
 /// What the control plane goes by.
 #[derive(Debug, Clone)]
@@ -60,7 +61,9 @@ pub(crate) struct Settings {
     pub(crate) slow_start: Option<SlowStart>,
     pub(crate) seed: u64,
     /// How many of the endpoints to use; all by default.
-    pub(crate) subset: Option<RandomSubset>,
+    pub(crate) subset: Option<ClientSubset>,
+    /// How calls are spread over groups of endpoints.
+    pub(crate) topology: Topology,
     /// What the policy wants measured.
     pub(crate) measures: Measures,
     /// Which endpoints the policy wants connected.
@@ -83,6 +86,7 @@ impl Default for Settings {
             slow_start: None,
             seed: fastrand::u64(..),
             subset: None,
+            topology: Topology::default(),
             measures: Measures::NOTHING,
             connects: Connects::All,
             health_checked: false,
@@ -106,6 +110,7 @@ impl Settings {
         }
         self.ejection.validate()?;
         self.limits.validate()?;
+        self.topology.validate()?;
         if let Some(slow_start) = &self.slow_start {
             slow_start.validate()?;
         }

@@ -9,15 +9,16 @@ use tokio::time::Instant;
 use crate::cluster::Settings;
 use crate::cluster::lifecycle::{Answer, Control, Ending};
 use crate::connection::{End, Ended, Inbox};
-use crate::endpoint::{ConnectivityState, EndpointId};
+use crate::endpoint::{ConnectivityState, Endpoint, EndpointId, Locality};
 use crate::error::BoxError;
 use crate::health::Cause;
 use crate::health::limits::Limiter;
 use crate::math::Rng;
 use crate::math::atomic::{AtomicU64, Ordering};
-use crate::observe::{DrainStage, Drained, Ejected, EndpointReport, Report};
+use crate::observe::{DrainStage, Drained};
 use crate::policy::{Candidate, Candidates, Claim, Pick, PickContext, Picker};
 use crate::probe::Prober;
+use crate::topology::MetadataSubsets;
 
 /// Everything that a call needs to choose an endpoint, frozen at one moment.
 pub(crate) struct Snapshot<S> {
@@ -56,6 +57,19 @@ pub(crate) struct EjectionDetail {
     pub(crate) cause: Cause,
 }
 
+/// Endpoints among which the policy chooses.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupState {
+    pub(crate) subset: Option<Arc<str>>,
+    pub(crate) priority: u32,
+    pub(crate) localities: Vec<Locality>,
+    pub(crate) usable: usize,
+    pub(crate) total: usize,
+    /// Of all calls, 0 to 1.
+    pub(crate) share: f64,
+    pub(crate) panic: bool,
+}
+
 /// The set as a whole.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Summary {
@@ -70,8 +84,16 @@ pub(crate) struct Summary {
     /// How many get no calls by order.
     pub(crate) drained: usize,
     pub(crate) panic: bool,
-    /// Calls go to ejected endpoints too: what a panic comes to, unless calls are to fail in it.
+    /// Calls go to ejected endpoints too: what a panic of all comes to, unless calls are to fail in it.
     pub(crate) ignores_ejections: bool,
+    /// There is a panic of all, and calls are to fail in it.
+    pub(crate) halted: bool,
+    /// What calls are spread over, if that is more than one group.
+    pub(crate) groups: Arc<[GroupState]>,
+    /// How endpoints are told apart by what a call wants.
+    pub(crate) subsets: Option<Arc<MetadataSubsets>>,
+    /// The endpoints that are not in the subset.
+    pub(crate) left_out: Arc<[Endpoint]>,
     /// One is connected, and the policy wants no more: those that are idle stay so.
     pub(crate) one_is_enough: bool,
     /// The source of endpoints has named a state.
@@ -88,11 +110,6 @@ pub(crate) struct Summary {
 }
 
 impl Summary {
-    /// There is a panic, and calls are to fail in it.
-    pub(crate) fn is_halted(&self) -> bool {
-        self.panic && !self.ignores_ejections
-    }
-
     /// The state of the whole, by gRPC's rule of aggregation.
     pub(crate) fn state(&self) -> ConnectivityState {
         if self.closed {
@@ -131,7 +148,7 @@ impl fmt::Display for Summary {
         if self.drained > 0 {
             write!(f, ", {} drained", self.drained)?;
         }
-        if self.is_halted() {
+        if self.halted {
             f.write_str("; so few that calls fail until there are more")?;
         }
         if let Some(why) = &self.unhealthy_because {
@@ -298,6 +315,11 @@ impl<S> Shared<S> {
         self.state.subscribe()
     }
 
+    /// The policy's name.
+    pub(crate) fn policy(&self) -> &'static str {
+        self.policy
+    }
+
     /// A generator of its own for each handle.
     pub(crate) fn next_rng(&self) -> Rng {
         Rng::stream(self.seed, self.streams.fetch_add(1, Ordering::Relaxed))
@@ -331,56 +353,6 @@ impl<S> Shared<S> {
             connection,
             end: End::NotReady(error),
         });
-    }
-
-    pub(crate) fn report(&self, now: Instant) -> Report {
-        let snapshot = self.load();
-        let endpoints = snapshot
-            .details
-            .iter()
-            .zip(snapshot.candidates.all().iter())
-            .map(|(detail, candidate)| {
-                let detail = detail.as_deref();
-                let endpoint = candidate.endpoint();
-                let load = candidate.subchannel().load();
-                EndpointReport {
-                    id: endpoint.id().clone(),
-                    address: endpoint.address().to_owned(),
-                    weight: endpoint.weight(),
-                    state: candidate.state(),
-                    in_flight: load.current(),
-                    calls: load.started(),
-                    failures: load.failed(),
-                    ejected: detail
-                        .and_then(|d| d.ejection.as_ref())
-                        .map(|ejection| Ejected {
-                            since: now.saturating_duration_since(ejection.since),
-                            until: ejection.until.saturating_duration_since(now),
-                            times: ejection.times,
-                            reason: ejection.cause.as_str(),
-                        }),
-                    unhealthy: detail
-                        .and_then(|d| d.unhealthy.as_deref())
-                        .map(str::to_owned),
-                    drain: detail.and_then(|d| d.drain),
-                    last_error: detail
-                        .and_then(|d| d.last_error.as_deref())
-                        .map(str::to_owned),
-                }
-            })
-            .collect();
-        Report {
-            state: snapshot.summary.state(),
-            policy: self.policy,
-            panic: snapshot.summary.panic,
-            resolved: snapshot.summary.resolved,
-            discovery_error: snapshot
-                .summary
-                .discovery_error
-                .as_deref()
-                .map(str::to_owned),
-            endpoints,
-        }
     }
 }
 

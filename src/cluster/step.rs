@@ -4,12 +4,14 @@ mod age;
 mod draining;
 mod ejecting;
 mod entry;
+mod grouping;
 mod order;
 mod publishing;
 mod rows;
+mod sites;
 mod warming;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -28,6 +30,7 @@ use entry::{Entry, Phase};
 use order::Order;
 pub(crate) use publishing::Published;
 use rows::{Fresh, Row};
+use sites::Sites;
 use warming::Warming;
 
 /// What happened. `S` is the service of a connected endpoint.
@@ -82,13 +85,17 @@ pub(crate) enum Effect {
 pub(crate) struct Cluster<S> {
     settings: Settings,
     rng: Rng,
-    ejections: Arc<Ejections>,
+    /// Who may be out, of each priority.
+    ejections: BTreeMap<u32, Arc<Ejections>>,
     limiter: Option<Arc<Limiter>>,
     on_change: Option<OnChange>,
     entries: HashMap<u64, Entry<S>>,
     keys: HashMap<EndpointId, u64>,
     /// What a snapshot shows, in the order of slots, which is the source's.
     rows: Vec<Row<S>>,
+    sites: Sites,
+    /// The endpoints that are not in the subset.
+    left_out: Arc<[Endpoint]>,
     /// Whose rows are not true any more.
     touched: Vec<u64>,
     /// Whose turn it is, if the policy wants one connection only.
@@ -124,17 +131,18 @@ impl<S: Clone> Cluster<S> {
         on_change: Option<OnChange>,
     ) -> Self {
         let rng = Rng::new(settings.seed);
-        let ejections = Arc::new(Ejections::new(settings.ejection));
         let order = Order::of(settings.connects);
         Self {
             settings,
             rng,
-            ejections,
+            ejections: BTreeMap::new(),
             limiter,
             on_change,
             entries: HashMap::new(),
             keys: HashMap::new(),
             rows: Vec::new(),
+            sites: Sites::default(),
+            left_out: Arc::new([]),
             touched: Vec::new(),
             order,
             dial_queue: BTreeSet::new(),
@@ -224,7 +232,9 @@ impl<S: Clone> Cluster<S> {
         if let Some(subset) = self.settings.subset {
             // What cannot be used must not take a place.
             endpoints.retain(is_valid);
-            endpoints = subset.of(endpoints, self.settings.seed);
+            let (used, left_out) = subset.split(endpoints, self.settings.seed);
+            endpoints = used;
+            self.left_out = left_out.into();
         }
         let (mut diff, listed) = rows::diff(rows, endpoints);
         let mut fresh = Vec::with_capacity(listed.len());
@@ -264,6 +274,9 @@ impl<S: Clone> Cluster<S> {
             self.remove(row.key);
             return self.add(endpoint, now);
         }
+        self.sites.leave(entry.site);
+        let subset = self.settings.topology.subset_of(&endpoint);
+        entry.site = self.sites.join(&endpoint, subset);
         entry.endpoint = endpoint;
         self.touch(row.key);
         row
@@ -272,7 +285,9 @@ impl<S: Clone> Cluster<S> {
     fn add(&mut self, endpoint: Endpoint, now: Instant) -> Row<S> {
         self.next_key += 1;
         let key = self.next_key;
-        let mut subchannel = Subchannel::new(key, endpoint.id().clone(), self.ejections.clone())
+        let rules = self.ejections.entry(endpoint.priority());
+        let rules = rules.or_insert_with(|| Arc::new(Ejections::new(self.settings.ejection)));
+        let mut subchannel = Subchannel::new(key, endpoint.id().clone(), rules.clone())
             .measuring(self.settings.measures);
         if let Some(listener) = &self.settings.listener {
             subchannel = subchannel.reporting_to(listener.clone());
@@ -285,7 +300,9 @@ impl<S: Clone> Cluster<S> {
         }
         debug!(endpoint = %endpoint.id(), "endpoint added");
         self.keys.insert(endpoint.id().clone(), key);
-        let mut entry = Entry::new(endpoint, Arc::new(subchannel), now);
+        let subset = self.settings.topology.subset_of(&endpoint);
+        let site = self.sites.join(&endpoint, subset);
+        let mut entry = Entry::new(endpoint, Arc::new(subchannel), site, now);
         if self.order.as_ref().is_some_and(Order::has_failed) {
             entry.joins_failed();
         }
@@ -302,6 +319,7 @@ impl<S: Clone> Cluster<S> {
         };
         debug!(endpoint = %entry.endpoint.id(), "endpoint removed");
         self.keys.remove(entry.endpoint.id());
+        self.sites.leave(entry.site);
         self.let_go(key, &entry);
     }
 

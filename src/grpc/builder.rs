@@ -2,7 +2,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::uri::Scheme;
 use http::{HeaderValue, Uri};
 use tokio::runtime::Handle as Runtime;
 use tower_service::Service;
@@ -17,125 +16,19 @@ use crate::grpc::channel::Channel;
 use crate::grpc::classify::ByGrpcStatus;
 use crate::grpc::configured::Configured;
 use crate::grpc::health_check::HealthCheck;
-use crate::grpc::http2::{Http2Connector, Http2Settings, Site};
+use crate::grpc::http2::{Http2Connector, Http2Settings};
 use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
+use crate::grpc::source::{Own, Source};
 #[cfg(feature = "tls")]
 use crate::grpc::tls::Tls;
 use crate::health::{Ejection, Limits, SlowStart};
 use crate::math::Backoff;
 use crate::policy::Policy;
 use crate::retry::{HedgeLayer, HedgePolicy, RetryLayer, RetryPolicy};
-use crate::topology::RandomSubset;
+use crate::topology::{ClientSubset, Topology};
 
 pub(super) const USER_AGENT: &str = concat!("evenkeel/", env!("CARGO_PKG_VERSION"));
-
-/// Where a channel's connections come from. Sealed: [`Own`], and what
-/// [`tonic_endpoints`](Builder::tonic_endpoints) and [`tonic_channels`](Builder::tonic_channels) set.
-pub trait Source: private::Sealed {}
-
-mod private {
-    use std::time::Duration;
-
-    use crate::connection::Connector;
-    use crate::endpoint::Endpoint;
-    use crate::error::Error;
-    use crate::grpc::health_check::HealthCheck;
-    use crate::grpc::load_reports::LoadReports;
-    use crate::grpc::probe::LoadProbe;
-    use crate::health::Verdict;
-    use crate::outcome::LoadReport;
-    use crate::probe::{Probe, Watch};
-
-    pub trait Sealed {
-        type Connector: Connector;
-
-        /// How its servers are asked for their load.
-        type Probe: Probe<<Self::Connector as Connector>::Service> + From<LoadProbe>;
-
-        /// How its servers report their load beside the calls.
-        type LoadReports: Watch<<Self::Connector as Connector>::Service, Terms = Duration, Word = LoadReport>
-            + From<LoadReports>;
-
-        /// How its servers tell of their health.
-        type HealthCheck: Watch<<Self::Connector as Connector>::Service, Terms = (), Word = Verdict>
-            + From<HealthCheck>;
-
-        /// Refuses an endpoint that could never be connected to.
-        fn check(&self, endpoint: &Endpoint) -> Result<(), Error>;
-
-        fn connector(self) -> Result<Self::Connector, Error>;
-    }
-}
-
-pub(super) use private::Sealed;
-
-/// Connections by hyper's HTTP/2 client, made and watched by evenkeel itself. The default.
-pub struct Own {
-    settings: Http2Settings,
-    connect: Option<Connect>,
-    #[cfg(feature = "tls")]
-    tls: Option<Tls>,
-}
-
-/// Makes the connector over the user's transport.
-type Connect = Box<dyn FnOnce(Http2Settings) -> Result<Http2Connector, Error> + Send>;
-
-impl Source for Own {}
-
-impl Own {
-    /// Whether TLS can be spoken at all: else each dial would fail.
-    fn check_tls(&self, address: &Uri) -> Result<(), Error> {
-        #[cfg(feature = "tls")]
-        let given = self.tls.is_some();
-        #[cfg(not(feature = "tls"))]
-        let given = false;
-        let missing = if cfg!(not(feature = "tls")) {
-            "the feature tls"
-        } else if !given
-            && cfg!(not(any(
-                feature = "tls-native-roots",
-                feature = "tls-webpki-roots"
-            )))
-        {
-            "certificates to trust: give some to tls(), or enable the feature tls-native-roots or \
-             tls-webpki-roots"
-        } else {
-            return Ok(());
-        };
-        let message = format!("{address} needs {missing}");
-        Err(Error::config("tls", message))
-    }
-}
-
-impl Sealed for Own {
-    type Connector = Http2Connector;
-    type Probe = LoadProbe;
-    type LoadReports = LoadReports;
-    type HealthCheck = HealthCheck;
-
-    fn check(&self, endpoint: &Endpoint) -> Result<(), Error> {
-        match Site::of(endpoint)? {
-            Site::Socket(socket) if self.connect.is_some() => Err(socket.needs_own_transport()),
-            Site::Socket(_) => Ok(()),
-            Site::Hosts(uris) => (uris.iter())
-                .filter(|uri| uri.scheme() == Some(&Scheme::HTTPS))
-                .try_for_each(|uri| self.check_tls(uri)),
-        }
-    }
-
-    fn connector(self) -> Result<Http2Connector, Error> {
-        let connector = match self.connect {
-            Some(connect) => connect(self.settings)?,
-            None => Http2Connector::new(self.settings)?,
-        };
-        #[cfg(feature = "tls")]
-        if let Some(tls) = &self.tls {
-            return connector.with_tls(tls);
-        }
-        Ok(connector)
-    }
-}
 
 /// Builds a [`Channel`].
 ///
@@ -150,6 +43,7 @@ impl Sealed for Own {
 /// | [`limits`](Self::limits) | off | Envoy's circuit breakers |
 /// | [`slow_start`](Self::slow_start) | off | see [`SlowStart`] |
 /// | [`subset`](Self::subset) | off | gRFC A68 |
+/// | [`topology`](Self::topology) | priorities spill over at 140 % | Envoy |
 /// | [`retry`](Self::retry) | off | the caller's to say: see [`RetryPolicy`] |
 /// | [`hedge`](Self::hedge) | off | the caller's to say: see [`HedgePolicy`] |
 /// | [`health_check`](Self::health_check) | off | gRFC A17 |
@@ -167,7 +61,7 @@ pub struct Builder<C = Own> {
     expose_endpoint: bool,
     policy: Option<Arc<dyn Policy>>,
     ejection: Option<Ejection>,
-    subset: Option<RandomSubset>,
+    subset: Option<ClientSubset>,
     retry: Option<RetryPolicy>,
     hedge: Option<HedgePolicy>,
     health_check: Option<HealthCheck>,
@@ -180,12 +74,7 @@ impl Builder {
         Self {
             balance: balance::Balance::builder(),
             endpoints: Ok(Vec::new()),
-            source: Own {
-                settings: Http2Settings::default(),
-                connect: None,
-                #[cfg(feature = "tls")]
-                tls: None,
-            },
+            source: Own::default(),
             timeout: None,
             user_agent: None,
             expose_endpoint: false,
@@ -383,10 +272,17 @@ impl<C> Builder<C> {
         self.balance(|balance| balance.slow_start(slow_start))
     }
 
-    /// Uses a random subset of the endpoints, of this size; by default all of them.
-    pub fn subset(mut self, subset: RandomSubset) -> Self {
-        self.subset = Some(subset);
+    /// Uses a subset of the endpoints, by a [`RandomSubset`](crate::topology::RandomSubset) or an
+    /// [`Aperture`](crate::topology::Aperture); by default all of them.
+    pub fn subset(mut self, subset: impl Into<ClientSubset>) -> Self {
+        self.subset = Some(subset.into());
         self
+    }
+
+    /// How calls are spread over priorities and localities of endpoints; by default over priorities, as
+    /// [`Priorities::default`](crate::topology::Priorities::default) says.
+    pub fn topology(self, topology: Topology) -> Self {
+        self.balance(|balance| balance.topology(topology))
     }
 
     /// Seeds all randomness; default a different seed each time.
@@ -450,7 +346,7 @@ impl<C: Source> Builder<C> {
         if let Some(ejection) = self.ejection.or(configured.ejection) {
             balance = balance.ejection(ejection);
         }
-        if let Some(subset) = self.subset.or(configured.subset) {
+        if let Some(subset) = self.subset.or(configured.subset.map(Into::into)) {
             balance = balance.subset(subset);
         }
         let balance = balance
@@ -486,14 +382,6 @@ impl<C> fmt::Debug for Builder<C> {
             .field("policy", &self.policy)
             .field("ejection", &self.ejection)
             .field("subset", &self.subset)
-            .finish_non_exhaustive()
-    }
-}
-
-impl fmt::Debug for Own {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Own")
-            .field("settings", &self.settings)
             .finish_non_exhaustive()
     }
 }

@@ -18,6 +18,7 @@ mod methods;
 mod probe;
 mod server_stream;
 mod shutdown;
+mod source;
 mod status;
 mod target;
 #[cfg(feature = "tls")]
@@ -25,11 +26,12 @@ mod tls;
 pub mod wrap;
 
 pub use body::ResponseBody;
-pub use builder::{Builder, Own, Source};
+pub use builder::Builder;
 pub use channel::{Channel, ResponseFuture};
 pub use classify::ByGrpcStatus;
 pub use health_check::HealthCheck;
 pub use load_reports::LoadReports;
 pub use probe::LoadProbe;
+pub use source::{Own, Source};
 #[cfg(feature = "tls")]
 pub use tls::Tls;

@@ -32,7 +32,7 @@ use tower_service::Service;
 use crate::connection::{ConnectionEvents, Connector};
 use crate::endpoint::{Endpoint, EndpointId};
 use crate::error::{BoxError, Error};
-use crate::grpc::builder::{Builder, Own, Sealed, Source};
+use crate::grpc::builder::Builder;
 use crate::grpc::health_check::HealthCheck;
 use crate::grpc::http2::{
     AttemptError, Caller, ConnectionGauge, Http2Settings, ObservedIo, Refusing, SettingsSeen,
@@ -40,6 +40,7 @@ use crate::grpc::http2::{
 };
 use crate::grpc::load_reports::LoadReports;
 use crate::grpc::probe::LoadProbe;
+use crate::grpc::source::{Own, Sealed, Source};
 
 impl Builder<Own> {
     /// Tonic endpoints, each dialled and watched by evenkeel as [this module](crate::grpc::wrap)

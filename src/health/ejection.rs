@@ -97,8 +97,9 @@ impl Ejection {
         self
     }
 
-    /// The largest share of the endpoints that may be out at once, in percent; default 50. One of
-    /// several may always be ejected, the only one never. 0 turns ejection off.
+    /// The largest share of the endpoints of a [priority](crate::Endpoint::with_priority) that may be out at once, in
+    /// percent; default 50. One of each priority may always be ejected, but not the only endpoint of all. 0 turns
+    /// ejection off.
     #[must_use]
     pub fn with_max_percent(mut self, percent: u32) -> Self {
         self.max_percent = percent;
@@ -158,7 +159,13 @@ impl Ejection {
 
     /// How many of `endpoints` may be out at once.
     pub fn allowed(&self, endpoints: usize) -> usize {
-        if self.max_percent == 0 || endpoints < 2 {
+        self.allowed_beside(endpoints, 0)
+    }
+
+    /// How many of `endpoints`, those of one priority, may be out at once where there are `others` of other priorities.
+    /// The last one of all stays.
+    pub(crate) fn allowed_beside(&self, endpoints: usize, others: usize) -> usize {
+        if self.max_percent == 0 || endpoints == 0 || endpoints + others < 2 {
             return 0;
         }
         (endpoints * self.max_percent as usize / 100).max(1)
@@ -229,8 +236,13 @@ impl Ejections {
 
     /// There are `endpoints` endpoints now. Those that are out stay out.
     pub fn set_endpoints(&self, endpoints: usize) {
-        self.allowed
-            .store(self.rules.allowed(endpoints), Ordering::Relaxed);
+        self.set_endpoints_beside(endpoints, 0);
+    }
+
+    /// There are `endpoints` endpoints that these rules are for, and `others` of other priorities.
+    pub(crate) fn set_endpoints_beside(&self, endpoints: usize, others: usize) {
+        let allowed = self.rules.allowed_beside(endpoints, others);
+        self.allowed.store(allowed, Ordering::Relaxed);
     }
 
     /// How many are out.

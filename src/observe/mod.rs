@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::endpoint::{ConnectivityState, EndpointId};
+use crate::endpoint::{ConnectivityState, EndpointId, Locality};
 
 /// A balancer at one moment.
 #[derive(Debug, Clone)]
@@ -21,8 +21,72 @@ pub struct Report {
     pub resolved: bool,
     /// What the source's last word was, if it was an error.
     pub discovery_error: Option<String>,
-    /// Every endpoint, in the source's order.
+    /// The way from all endpoints to those that a call may go to, in its order: `subset`, `metadata`, `priority`,
+    /// `locality` and `policy`. See [`topology`](crate::topology).
+    pub stages: Vec<StageReport>,
+    /// What calls are spread over: groups of endpoints, from the highest priority to the lowest and from the greatest
+    /// share to the least. Empty where all endpoints are alike.
+    pub groups: Vec<GroupReport>,
+    /// The endpoints that the source names and the subset leaves out: they are not connected.
+    pub left_out: Vec<EndpointId>,
+    /// Every other endpoint, in the source's order.
     pub endpoints: Vec<EndpointReport>,
+}
+
+/// How many endpoints one stage was given and how many it passed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StageReport {
+    /// Which one.
+    pub name: &'static str,
+    /// How many there were before it.
+    pub endpoints_in: usize,
+    /// How many of them get calls as far as it goes: those in the subset, with metadata that calls go by, of
+    /// priorities that get calls, in localities that do, and that are connected and not ejected.
+    pub endpoints_out: usize,
+}
+
+/// Endpoints of one priority, in one locality or several, among which the policy chooses.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct GroupReport {
+    /// The value of the metadata by which their [subset](crate::topology::MetadataSubsets) is told apart; `None` where
+    /// that is not done, and for the groups of all endpoints beside it, for calls that name no subset.
+    pub subset: Option<String>,
+    /// Their priority.
+    pub priority: u32,
+    /// Where they are.
+    pub localities: Vec<Locality>,
+    /// How many they are, without those that are drained.
+    pub total: usize,
+    /// How many of them are connected and not ejected.
+    pub usable: usize,
+    /// Their share of all calls, 0 to 1. A group without one gets calls when nothing else is left.
+    pub share: f64,
+    /// So few of its priority are usable that ejections are ignored there, or calls fail.
+    pub panic: bool,
+}
+
+/// Why an endpoint gets calls only when nothing else is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PassedOver {
+    /// Calls go to endpoints with certain values of a metadata name, and it has none of them.
+    Subset,
+    /// Higher priorities carry all calls.
+    Priority,
+    /// Other localities get the calls of its priority.
+    Locality,
+}
+
+impl fmt::Display for PassedOver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Subset => "calls go to other subsets",
+            Self::Priority => "higher priorities carry the calls",
+            Self::Locality => "other localities carry the calls",
+        })
+    }
 }
 
 /// One endpoint at one moment.
@@ -35,6 +99,12 @@ pub struct EndpointReport {
     pub address: String,
     /// Its weight.
     pub weight: u32,
+    /// Its priority; 0 is the highest.
+    pub priority: u32,
+    /// Where it runs.
+    pub locality: Locality,
+    /// Set while it gets calls only when nothing else is left: why.
+    pub passed_over: Option<PassedOver>,
     /// The state of its connection.
     pub state: ConnectivityState,
     /// Calls under way, streams counted to their end.
@@ -120,6 +190,9 @@ impl fmt::Display for EndpointReport {
                 ", ejected ({}) for {:?} more",
                 ejected.reason, ejected.until
             )?;
+        }
+        if let Some(why) = &self.passed_over {
+            write!(f, ", passed over: {why}")?;
         }
         if let Some(stage) = &self.drain {
             write!(f, ", {stage}")?;

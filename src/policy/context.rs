@@ -90,6 +90,18 @@ impl<'a> PickContext<'a> {
         self
     }
 
+    /// Whether ejected endpoints count as usable.
+    #[inline]
+    pub fn ignores_ejections(&self) -> bool {
+        self.ignore_ejections
+    }
+
+    /// Sets whether they do, for the group of endpoints at hand.
+    #[inline]
+    pub(crate) fn set_ejections_ignored(&mut self, ignored: bool) {
+        self.ignore_ejections = ignored;
+    }
+
     /// Adds the time.
     #[inline]
     #[must_use]

@@ -197,6 +197,16 @@ impl<S: Shape> HashPicker<S> {
     }
 
     #[inline]
+    fn hash_of(&self, context: &mut PickContext<'_>) -> u64 {
+        context.hash().unwrap_or_else(|| {
+            let hash = hash_source::hash(&self.sources, context.request());
+            let hash = hash.unwrap_or_else(|| context.rng().next_u64());
+            // Kept for the call's next try, which need not read the request again.
+            context.hash_with(|_| hash)
+        })
+    }
+
+    #[inline]
     fn find(&self, hash: u64, context: &PickContext<'_>) -> Option<usize> {
         let usable = |number| context.is_usable(self.candidate(number));
         if let Some(bound) = &self.bound {
@@ -232,15 +242,14 @@ impl<S: Shape> HashPicker<S> {
 impl<S: Shape> Picker for HashPicker<S> {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        let hash = context.hash().unwrap_or_else(|| {
-            let hash = hash_source::hash(&self.sources, context.request());
-            let hash = hash.unwrap_or_else(|| context.rng().next_u64());
-            // Kept for the call's next try, which need not read the request again.
-            context.hash_with(|_| hash)
-        });
+        let hash = self.hash_of(context);
         self.find(hash, context).map_or(Pick::Nothing, |number| {
             Pick::Endpoint(self.candidate(number).slot())
         })
+    }
+
+    fn hash(&self, context: &mut PickContext<'_>) -> Option<u64> {
+        Some(self.hash_of(context))
     }
 }
 

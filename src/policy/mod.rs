@@ -66,6 +66,7 @@ mod adaptive;
 mod bounded_load;
 mod c3;
 mod candidate;
+mod candidates;
 mod claim;
 mod config;
 mod connects;
@@ -73,6 +74,7 @@ mod context;
 mod draw;
 mod endpoint_key;
 mod forwarded;
+mod groups;
 mod halted;
 mod hash_source;
 mod hashing;
@@ -90,6 +92,7 @@ mod random;
 mod rendezvous;
 mod ring_hash;
 mod round_robin;
+mod subsets;
 #[cfg(test)]
 mod testing;
 mod weighted;
@@ -100,7 +103,8 @@ pub use adaptive::Adaptive;
 pub use bounded_load::BoundedLoad;
 pub use c3::C3;
 pub(crate) use candidate::OnChange;
-pub use candidate::{Candidate, Candidates, Subchannel};
+pub use candidate::{Candidate, Subchannel};
+pub use candidates::Candidates;
 pub use claim::Claim;
 pub use config::{
     AdaptiveConfig, C3Config, HashSourceConfig, IpHashConfig, LeastRequestConfig, MaglevConfig,
@@ -113,6 +117,7 @@ pub(crate) use connects::ATTEMPT_DELAYS;
 pub use connects::Connects;
 pub use context::{Pick, PickContext, ProbeRequests, Tried};
 pub use endpoint_key::EndpointHashKey;
+pub(crate) use groups::{Group, Groups};
 pub(crate) use halted::Halted;
 pub use hash_source::HashSource;
 pub use ip_hash::IpHash;
@@ -126,6 +131,7 @@ pub use random::Random;
 pub use rendezvous::Rendezvous;
 pub use ring_hash::RingHash;
 pub use round_robin::RoundRobin;
+pub(crate) use subsets::{Plan, SubsetPlan};
 pub use weighted_random::WeightedRandom;
 pub use weighted_round_robin::WeightedRoundRobin;
 
@@ -226,6 +232,21 @@ pub trait Picker: Any + fmt::Debug + Send + Sync {
     /// [`Pick::Nothing`] if there is none. The balancer asks again with that endpoint excluded when
     /// it turns out not to be ready.
     fn pick(&self, context: &mut PickContext<'_>) -> Pick;
+
+    /// Whether a call may go to `candidate` at all, where the balancer has to choose in this picker's place: when
+    /// nothing can be picked, and an endpoint that is ejected is better than none. By default it may go to any.
+    fn covers(&self, context: &PickContext<'_>, candidate: &Candidate) -> bool {
+        let _ = (context, candidate);
+        true
+    }
+
+    /// The hash that this picker goes by for the call, if it goes by one; by default it does not. Where calls are
+    /// spread over [groups of endpoints](crate::topology::Topology), each with a picker, those of one hash then go to
+    /// one group.
+    fn hash(&self, context: &mut PickContext<'_>) -> Option<u64> {
+        let _ = context;
+        None
+    }
 }
 
 impl dyn Picker {

@@ -16,23 +16,22 @@ const MOST_FAILURES: u32 = 4;
 pub(super) struct Pooled {
     candidates: Candidates,
     pool: Arc<ProbePool>,
-    /// The slot of each usable candidate by its key, in the order of keys.
-    slots: Box<[(u64, u32)]>,
+    /// The place of each usable candidate by its key, in the order of keys.
+    places: Box<[(u64, u32)]>,
 }
 
 impl Pooled {
     pub(super) fn new(candidates: &Candidates, pool: &Arc<ProbePool>) -> Self {
         let usable = candidates.usable();
-        pool.resize(usable.len());
-        let mut slots: Box<[(u64, u32)]> = usable
-            .iter()
-            .map(|candidate| (candidate.subchannel().key(), candidate.slot() as u32))
-            .collect();
-        slots.sort_unstable();
+        // One pool has the answers of all groups.
+        pool.resize(candidates.fleet());
+        let keys = usable.iter().map(|candidate| candidate.subchannel().key());
+        let mut places: Box<[(u64, u32)]> = keys.zip(0..).collect();
+        places.sort_unstable();
         Self {
             candidates: candidates.clone(),
             pool: pool.clone(),
-            slots,
+            places,
         }
     }
 
@@ -58,9 +57,9 @@ impl Pooled {
     #[inline]
     pub(super) fn take(&self, context: &mut PickContext<'_>, number: u64) -> Option<&Candidate> {
         self.pool.take(context.now(), number, |key| {
-            let found = self.slots.binary_search_by_key(&key, |&(key, _)| key);
-            let (_, slot) = self.slots[found.ok()?];
-            let candidate = &self.candidates.all()[slot as usize];
+            let found = self.places.binary_search_by_key(&key, |&(key, _)| key);
+            let (_, place) = self.places[found.ok()?];
+            let candidate = &self.usable()[place as usize];
             (context.is_usable(candidate) && is_believed(candidate, context)).then_some(candidate)
         })
     }

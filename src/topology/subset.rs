@@ -13,8 +13,8 @@ use crate::error::Error;
 /// The price is evenness between servers: with many clients a server gets a binomial share of them. Of
 /// 100 clients that take 5 of 100 servers each, the fullest server sees 10 to 15, where 5 is the mean.
 /// And a policy can only choose within the subset, so keep it above what a client needs when several of
-/// its endpoints are down; 20 and more is usual. An endpoint that is not in the subset is not dialled
-/// and not in the report. A policy that hashes would map a key to another endpoint in each client:
+/// its endpoints are down; 20 and more is usual. An endpoint that is not in the subset is not dialled,
+/// and a report only names it. A policy that hashes would map a key to another endpoint in each client:
 /// leave the subset off there.
 ///
 /// gRFC A68 (`random_subsetting`): XXH64 of the address, seeded once for each client.
@@ -52,9 +52,18 @@ impl RandomSubset {
 
     /// The subset of `endpoints` for the client with this seed, in the order given. Takes time in the
     /// number of endpoints.
-    pub fn of(&self, mut endpoints: Vec<Endpoint>, seed: u64) -> Vec<Endpoint> {
+    pub fn of(&self, endpoints: Vec<Endpoint>, seed: u64) -> Vec<Endpoint> {
+        self.split(endpoints, seed).0
+    }
+
+    /// The subset, and what is not in it.
+    pub(crate) fn split(
+        &self,
+        endpoints: Vec<Endpoint>,
+        seed: u64,
+    ) -> (Vec<Endpoint>, Vec<Endpoint>) {
         if endpoints.len() <= self.size {
-            return endpoints;
+            return (endpoints, Vec::new());
         }
         // By id where addresses, and so hashes, are equal: the order given must not matter.
         let mut order: Vec<(u64, usize)> = endpoints
@@ -67,13 +76,14 @@ impl RandomSubset {
             a.0.cmp(&b.0).then_with(|| id(a.1).cmp(id(b.1)))
         });
         let last = (last.0, endpoints[last.1].id().clone());
-        endpoints.retain(|endpoint| {
-            let hash = xxh64(endpoint.address().as_bytes(), seed);
-            (hash, endpoint.id()) <= (last.0, &last.1)
-        });
+        let (mut used, mut left_out): (Vec<_>, Vec<_>) =
+            endpoints.into_iter().partition(|endpoint| {
+                let hash = xxh64(endpoint.address().as_bytes(), seed);
+                (hash, endpoint.id()) <= (last.0, &last.1)
+            });
         // Only endpoints that are named twice are equal in both.
-        endpoints.truncate(self.size);
-        endpoints
+        left_out.extend(used.drain(self.size..));
+        (used, left_out)
     }
 }
 

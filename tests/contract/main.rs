@@ -29,5 +29,6 @@ mod outliers;
 mod pick_first;
 mod retries;
 mod slow_start;
+mod topology;
 mod ways_in;
 mod weights;

@@ -5,8 +5,7 @@ use crate::cluster::Snapshot;
 use crate::endpoint::ConnectivityState;
 use crate::error::Error;
 use crate::health::Limit;
-use crate::math::Rng;
-use crate::policy::{Candidate, Tried};
+use crate::policy::{Candidate, PickContext, Tried};
 
 /// When the policy has nothing left, an ejected endpoint is better than a failed call: what panic
 /// mode says, without waiting for the control plane to say it.
@@ -14,14 +13,15 @@ use crate::policy::{Candidate, Tried};
 pub(super) fn last_resort<'a, S>(
     snapshot: &'a Snapshot<S>,
     tried: Option<&Tried>,
-    rng: &mut Rng,
+    mut context: PickContext<'_>,
 ) -> Option<&'a Candidate> {
     let all = snapshot.candidates.all();
-    let start = rng.below(all.len());
+    let start = context.rng().below(all.len());
     all[start..]
         .iter()
         .chain(&all[..start])
         .filter(|c| c.is_connected() && !c.is_full())
+        .filter(|c| snapshot.picker.covers(&context, c))
         .find(|c| tried.is_none_or(|tried| !tried.contains(c.connection())))
 }
 

@@ -91,14 +91,12 @@ where
                 None => snapshot.picker.pick(&mut context),
             };
             self.hash = context.hash();
+            let ignore_ejections = context.ignores_ejections();
             if let Some(probes) = &probes {
                 self.shared.ask(&snapshot, probes);
             }
             let (candidate, ignore_ejections) = match pick {
-                Pick::Endpoint(slot) => (
-                    snapshot.candidates.all().get(slot),
-                    snapshot.summary.ignores_ejections,
-                ),
+                Pick::Endpoint(slot) => (snapshot.candidates.all().get(slot), ignore_ejections),
                 // One that failed this call before is better than none.
                 Pick::Nothing if previous.is_some() && !self.wants_only_others() => {
                     avoid_previous = false;
@@ -110,7 +108,10 @@ where
                         return Choice::Full(limit);
                     }
                     let anyone = alone && self.shared.panic_enabled() && !self.wants_only_others();
-                    let any = anyone.then(|| last_resort(&snapshot, tried, &mut self.rng));
+                    let any = anyone.then(|| {
+                        let context = PickContext::new(&mut self.rng).with_request(info);
+                        last_resort(&snapshot, tried, context)
+                    });
                     (any.flatten(), true)
                 }
             };
@@ -245,7 +246,7 @@ fn preferred<S>(
     context: &PickContext<'_>,
 ) -> Option<usize> {
     let id = previous.preferred()?;
-    if previous.contains(id) || snapshot.summary.is_halted() {
+    if previous.contains(id) || snapshot.summary.halted {
         return None;
     }
     let mut all = snapshot.candidates.all().iter();

@@ -5,6 +5,8 @@
 //! those that may be ejected nor for a panic. When it is back it is as new, by another key: the calls that it had
 //! are none of the next connection's.
 
+use std::sync::Arc;
+
 use tokio::time::Instant;
 use tracing::info;
 
@@ -90,14 +92,28 @@ impl<S: Clone> Cluster<S> {
         if let Some(ejection) = &entry.ejection {
             self.ejection_ends.remove(&(ejection.until, key));
         }
-        entry.subchannel.health().retire(&self.ejections);
+        let subchannel = &entry.subchannel;
+        subchannel.health().retire(subchannel.ejections());
         self.effects.push(Effect::Forget { key });
         self.effects.push(Effect::Left { key });
     }
 
     /// How many there are that calls may go to.
-    pub(super) fn count_endpoints(&self) {
-        let endpoints = self.rows.len() - self.drained;
-        self.ejections.set_endpoints(endpoints);
+    pub(super) fn count_endpoints(&mut self) {
+        // The priority of one that has left is of no use any more.
+        self.ejections
+            .retain(|_, rules| Arc::strong_count(rules) > 1);
+        let all = self.rows.len() - self.drained;
+        let alone = self.ejections.len() == 1;
+        for rules in self.ejections.values() {
+            let counts = |entry: &&Entry<S>| {
+                !entry.is_drained() && Arc::ptr_eq(entry.subchannel.ejections(), rules)
+            };
+            let these = match alone {
+                true => all,
+                false => self.entries.values().filter(counts).count(),
+            };
+            rules.set_endpoints_beside(these, all - these);
+        }
     }
 }

@@ -84,7 +84,7 @@ impl<S: Clone> Cluster<S> {
         rules.judge(&counts, &mut self.rng, |index, cause| {
             let key = self.rows[index].key;
             let entry = self.entries.get(&key);
-            if entry.is_some_and(|entry| entry.subchannel.health().eject(&self.ejections)) {
+            if entry.is_some_and(|entry| entry.subchannel.eject()) {
                 ejected.push((key, cause));
             }
         });
@@ -97,6 +97,13 @@ impl<S: Clone> Cluster<S> {
             }
             self.eject(key, cause, now);
         }
+    }
+
+    /// How many are out, of all priorities.
+    #[cfg(test)]
+    pub(super) fn ejected(&self) -> usize {
+        let rules = self.ejections.values();
+        rules.map(|rules| rules.ejected()).sum()
     }
 
     /// Has those probed whose time is over.
@@ -125,9 +132,10 @@ impl<S: Clone> Cluster<S> {
         if entry.phase.connection().is_some() {
             return;
         }
-        let health = entry.subchannel.health();
+        let subchannel = &entry.subchannel;
+        let health = subchannel.health();
         if health.gate().enter() == Some(Entry::Probe)
-            && health.pass_probe(&self.ejections).is_some()
+            && health.pass_probe(subchannel.ejections()).is_some()
         {
             entry.readmit(now);
             self.touch(key);

@@ -87,6 +87,8 @@ impl<S> Phase<S> {
 pub(super) struct Entry<S> {
     pub(super) endpoint: Endpoint,
     pub(super) subchannel: Arc<Subchannel>,
+    /// With whom it stands together.
+    pub(super) site: u32,
     pub(super) phase: Phase<S>,
     pub(super) ejection: Option<EjectionDetail>,
     /// When its connection is to be replaced.
@@ -104,10 +106,16 @@ pub(super) struct Entry<S> {
 }
 
 impl<S: Clone> Entry<S> {
-    pub(super) fn new(endpoint: Endpoint, subchannel: Arc<Subchannel>, now: Instant) -> Self {
+    pub(super) fn new(
+        endpoint: Endpoint,
+        subchannel: Arc<Subchannel>,
+        site: u32,
+        now: Instant,
+    ) -> Self {
         Self {
             endpoint,
             subchannel,
+            site,
             phase: Phase::Waiting { due: now },
             ejection: None,
             retires: None,

@@ -10,11 +10,13 @@ use crate::cluster::step::order::Order;
 use crate::cluster::step::rows::Row;
 use crate::endpoint::ConnectivityState;
 use crate::health::panic_mode::is_panic;
-use crate::policy::Candidates;
+use crate::policy::{Candidates, Plan};
 
 /// What a snapshot is made of, in the order of slots.
 pub(crate) struct Published<S> {
     pub(crate) candidates: Candidates,
+    /// Where they are not all alike: what calls are spread over.
+    pub(crate) plan: Option<Plan>,
     pub(crate) services: Vec<Option<S>>,
     pub(crate) details: Vec<Option<Arc<Detail>>>,
     pub(crate) summary: Summary,
@@ -35,6 +37,7 @@ impl<S: Clone> Cluster<S> {
             discovery_error: self.discovery_error.clone(),
             one_is_enough: self.order.as_ref().is_some_and(Order::has_chosen),
             last_error: self.last_error.clone(),
+            left_out: self.left_out.clone(),
             ..Summary::default()
         };
         let mut usable = 0;
@@ -67,8 +70,18 @@ impl<S: Clone> Cluster<S> {
             Some(_) => (usable.min(1), 1),
             None => (usable, summary.total - summary.drained),
         };
-        summary.panic = summary.ejected > 0 && is_panic(least, of, threshold);
-        summary.ignores_ejections = summary.panic && !self.settings.ejection.fails_in_panic();
+        let grouped = self.group();
+        let (any, all) = match &grouped {
+            Some(grouped) => (grouped.any_panics(), grouped.all_panic()),
+            None => {
+                let panic = summary.ejected > 0 && is_panic(least, of, threshold);
+                (panic, panic)
+            }
+        };
+        let fails = self.settings.ejection.fails_in_panic();
+        summary.panic = any;
+        summary.ignores_ejections = all && !fails;
+        summary.halted = all && fails;
         if summary.panic != self.panic {
             self.panic = summary.panic;
             if self.panic {
@@ -89,7 +102,12 @@ impl<S: Clone> Cluster<S> {
         }
         let rows = self.rows.iter();
         let candidates: Arc<[_]> = rows.clone().map(|row| row.candidate.clone()).collect();
+        if let Some(grouped) = &grouped {
+            summary.groups = grouped.states.clone();
+            summary.subsets = self.settings.topology.subsets().cloned();
+        }
         Published {
+            plan: grouped.map(|grouped| grouped.into_plan(fails)),
             candidates: Candidates::new(candidates, summary.ignores_ejections),
             services: rows.clone().map(|row| row.service.clone()).collect(),
             details: rows.map(|row| row.detail.clone()).collect(),

@@ -20,6 +20,7 @@ const AHEAD: usize = 64;
 #[derive(Debug)]
 pub(super) struct Row<S> {
     pub(super) key: u64,
+    pub(super) site: u32,
     pub(super) candidate: Candidate,
     pub(super) service: Option<S>,
     pub(super) detail: Option<Arc<Detail>>,
@@ -29,6 +30,7 @@ impl<S: Clone> Row<S> {
     pub(super) fn new(key: u64, slot: usize, entry: &Entry<S>) -> Self {
         Self {
             key,
+            site: entry.site,
             candidate: entry.candidate(slot),
             service: entry.service(),
             detail: entry.detail(),

@@ -296,7 +296,7 @@ fn assert_invariants(m: &mut Machine) {
         assert_eq!(c.dial_queue.len(), waiting, "nobody else is in the queue");
     }
     assert_eq!(
-        c.ejections.ejected(),
+        c.ejected(),
         out,
         "places are those of the endpoints that are out"
     );

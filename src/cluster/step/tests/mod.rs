@@ -253,7 +253,7 @@ impl Machine {
     }
 
     fn ejected(&self) -> usize {
-        self.cluster.ejections.ejected()
+        self.cluster.ejected()
     }
 
     /// How long the present ejection of `id` lasts from now.
