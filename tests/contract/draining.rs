@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use tower::ServiceExt;
 
 use crate::builder;
-use crate::lifecycle::Cuttable;
+use crate::lifecycle::{Cuttable, busy, busy_by};
 use crate::world::*;
 
 const LONG: Duration = Duration::from_secs(60);
@@ -19,12 +19,7 @@ const LONG: Duration = Duration::from_secs(60);
 async fn a_drained_endpoint_finishes_its_calls_gets_no_other_and_comes_back() {
     let world = World::new();
     let [a, b] = world.servers(["a", "b"]);
-    let balance = builder!(Cuttable(world.clone()))
-        .endpoints(["a", "b"])
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    connected(&balance, 2).await;
+    let balance = balanced(&Cuttable(world.clone()), ["a", "b"], RoundRobin::default()).await;
     a.set_answer(Answer::Hang);
     let call = tokio::spawn(balance.clone().oneshot(ask("x")));
     let other = tokio::spawn(balance.clone().oneshot(ask("x")));
@@ -87,12 +82,7 @@ async fn the_deadline_of_a_drain_cuts_its_calls_and_no_others() {
     for limits in [&[0][..], &[5], &[60, 5], &[5, 60]] {
         let world = World::new();
         let [a, b] = world.servers(["a", "b"]);
-        let balance = builder!(Cuttable(world.clone()))
-            .endpoints(["a", "b"])
-            .policy(RoundRobin::default())
-            .build()
-            .unwrap();
-        connected(&balance, 2).await;
+        let balance = balanced(&Cuttable(world.clone()), ["a", "b"], RoundRobin::default()).await;
         for server in [&a, &b] {
             server.set_answer(Answer::Hang);
         }
@@ -189,17 +179,8 @@ async fn a_drain_lasts_until_the_source_names_the_endpoint_anew() {
 
 #[tokio::test(start_paused = true)]
 async fn a_drain_outlives_its_future_and_waits_for_an_endpoint_that_leaves() {
-    let world = World::new();
-    let a = world.server("a");
     let (handle, updates) = Handle::new(["a"]).unwrap();
-    let balance = builder!(Cuttable(world.clone()))
-        .discovery(updates)
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    a.set_answer(Answer::Hang);
-    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-    until("it is under way", || a.under_way() == 1).await;
+    let (_a, balance, call) = busy_by(updates).await;
     drop(balance.drain("a", LONG));
     let start = Instant::now();
     handle.remove("a");
@@ -214,16 +195,7 @@ async fn a_drain_outlives_its_future_and_waits_for_an_endpoint_that_leaves() {
 
 #[tokio::test(start_paused = true)]
 async fn the_future_of_a_drain_keeps_the_balancer_alive() {
-    let world = World::new();
-    let a = world.server("a");
-    let balance = builder!(Cuttable(world.clone()))
-        .endpoints(["a"])
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    a.set_answer(Answer::Hang);
-    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-    until("it is under way", || a.under_way() == 1).await;
+    let (_a, balance, call) = busy().await;
     let drain = balance.drain("a", LONG);
     drop(balance);
     let outcome = within("the deadline holds", drain).await.unwrap();
@@ -255,12 +227,7 @@ async fn calls_drains_and_a_shutdown_at_once_leave_nothing_behind() {
     for round in 0..20_u64 {
         let world = World::new();
         let names = ["a", "b", "c"];
-        let balance = builder!(Cuttable(world.clone()))
-            .endpoints(names)
-            .policy(RoundRobin::default())
-            .build()
-            .unwrap();
-        connected(&balance, 3).await;
+        let balance = balanced(&Cuttable(world.clone()), names, RoundRobin::default()).await;
         let callers: Vec<_> = (0..8)
             .map(|_| {
                 let balance = balance.clone();

@@ -7,8 +7,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use evenkeel::connection::{ConnectionEvents, Connector};
-use evenkeel::discovery::Handle;
-use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint};
+use evenkeel::discovery::{Discovery, Handle};
+use evenkeel::{Balance, BoxError, ConnectivityState, Endpoint, Error};
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tower::{Service, ServiceExt};
@@ -75,6 +76,46 @@ impl Service<Ask> for CuttableStub {
             answer.unwrap_or(Err(Refusal::Failed))
         })
     }
+}
+
+/// A call under way at `server`, which does not answer. It is the only one that the balancer is connected to.
+async fn call_under_way<S>(
+    balance: &Balanced<S>,
+    server: &Server,
+) -> JoinHandle<Result<String, Error>>
+where
+    Balanced<S>:
+        Service<Ask, Response = String, Error = Error, Future: Send> + Clone + Send + 'static,
+{
+    connected(balance, 1).await;
+    server.set_answer(Answer::Hang);
+    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
+    until("it is under way", || server.under_way() == 1).await;
+    call
+}
+
+pub(crate) type Busy = (
+    Arc<Server>,
+    Balanced<CuttableStub>,
+    JoinHandle<Result<String, Error>>,
+);
+
+/// One endpoint, a balancer over it by a connection that can be cut, and a call under way there.
+pub(crate) async fn busy() -> Busy {
+    let world = World::new();
+    let a = world.server("a");
+    let balance = builder!(Cuttable(world)).endpoints(["a"]).build().unwrap();
+    let call = call_under_way(&balance, &a).await;
+    (a, balance, call)
+}
+
+/// As [`busy`], with the endpoint `a` from a source.
+pub(crate) async fn busy_by(source: impl Discovery) -> Busy {
+    let world = World::new();
+    let a = world.server("a");
+    let balance = builder!(Cuttable(world)).discovery(source).build().unwrap();
+    let call = call_under_way(&balance, &a).await;
+    (a, balance, call)
 }
 
 fn alive_tasks() -> usize {
@@ -154,16 +195,7 @@ async fn calls_under_way_finish_and_every_new_one_fails_on_every_clone() {
 #[tokio::test(start_paused = true)]
 async fn the_deadline_cuts_what_is_left() {
     for limit in [Duration::ZERO, Duration::from_secs(5)] {
-        let world = World::new();
-        let a = world.server("a");
-        let balance = builder!(Cuttable(world.clone()))
-            .endpoints(["a"])
-            .build()
-            .unwrap();
-        connected(&balance, 1).await;
-        a.set_answer(Answer::Hang);
-        let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-        until("it is under way", || a.under_way() == 1).await;
+        let (a, balance, call) = busy().await;
         let start = Instant::now();
         let outcome = within("the deadline holds", balance.shutdown(limit)).await;
         assert_eq!((outcome.cut, outcome.left), (1, 0), "after {limit:?}");
@@ -181,16 +213,7 @@ async fn the_deadline_cuts_what_is_left() {
 #[tokio::test(start_paused = true)]
 async fn no_limit_is_no_limit() {
     for limit in [Duration::MAX, Duration::from_secs(u64::MAX / 2)] {
-        let world = World::new();
-        let a = world.server("a");
-        let balance = builder!(Cuttable(world.clone()))
-            .endpoints(["a"])
-            .build()
-            .unwrap();
-        connected(&balance, 1).await;
-        a.set_answer(Answer::Hang);
-        let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-        until("it is under way", || a.under_way() == 1).await;
+        let (a, balance, call) = busy().await;
         let ended = tokio::spawn(balance.shutdown(limit));
         tokio::time::sleep(Duration::from_secs(100 * 24 * 60 * 60)).await;
         assert_eq!(a.under_way(), 1, "a deadline of {limit:?} is none");
@@ -204,16 +227,7 @@ async fn no_limit_is_no_limit() {
 #[tokio::test(start_paused = true)]
 async fn of_two_shutdowns_the_earlier_deadline_holds_for_both() {
     for limits in [[60, 5], [5, 60]] {
-        let world = World::new();
-        let a = world.server("a");
-        let balance = builder!(Cuttable(world.clone()))
-            .endpoints(["a"])
-            .build()
-            .unwrap();
-        connected(&balance, 1).await;
-        a.set_answer(Answer::Hang);
-        let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-        until("it is under way", || a.under_way() == 1).await;
+        let (_a, balance, call) = busy().await;
         let start = Instant::now();
         let ends = limits.map(|secs| balance.clone().shutdown(Duration::from_secs(secs)));
         let [first, second] = ends;
@@ -230,10 +244,7 @@ async fn calls_that_nobody_can_cut_are_left_and_said_to_be() {
     let world = World::new();
     let a = world.server("a");
     let balance = builder!(world).endpoints(["a"]).build().unwrap();
-    connected(&balance, 1).await;
-    a.set_answer(Answer::Hang);
-    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-    until("it is under way", || a.under_way() == 1).await;
+    let call = call_under_way(&balance, &a).await;
     let outcome = within("the deadline holds", balance.shutdown(LONG)).await;
     assert_eq!(
         (outcome.cut, outcome.left),
@@ -248,17 +259,8 @@ async fn calls_that_nobody_can_cut_are_left_and_said_to_be() {
 #[tokio::test(start_paused = true)]
 async fn calls_to_an_endpoint_that_left_are_waited_for_and_cut() {
     for finishes in [true, false] {
-        let world = World::new();
-        let a = world.server("a");
         let (handle, updates) = Handle::new(["a"]).unwrap();
-        let balance = builder!(Cuttable(world.clone()))
-            .discovery(updates)
-            .build()
-            .unwrap();
-        connected(&balance, 1).await;
-        a.set_answer(Answer::Hang);
-        let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-        until("it is under way", || a.under_way() == 1).await;
+        let (a, balance, call) = busy_by(updates).await;
         handle.replace([] as [&str; 0]).unwrap();
         until("a is out", || find(balance.report(), "a").is_none()).await;
         let ended = tokio::spawn(balance.shutdown(LONG));
@@ -306,17 +308,8 @@ async fn calls_that_wait_fail_at_once_and_dials_are_given_up() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_goes_on_without_its_future_and_without_a_handle() {
-    let world = World::new();
-    let a = world.server("a");
     let before = alive_tasks();
-    let balance = builder!(Cuttable(world.clone()))
-        .endpoints(["a"])
-        .build()
-        .unwrap();
-    connected(&balance, 1).await;
-    a.set_answer(Answer::Hang);
-    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
-    until("it is under way", || a.under_way() == 1).await;
+    let (_a, balance, call) = busy().await;
     drop(balance.shutdown(LONG));
     drop(balance);
     let error = within("it is cut", call).await.unwrap().unwrap_err();

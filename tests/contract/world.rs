@@ -368,14 +368,14 @@ type ReadAsk = for<'a> fn(&'a Ask) -> RequestInfo<'a>;
 type AskTrack = Reclaiming<Plain<ByResult, ReadAsk>>;
 
 /// A balancer over servers of a [`World`].
-pub(crate) type Balanced = Balance<Stub, AskTrack>;
+pub(crate) type Balanced<S = Stub> = Balance<S, AskTrack>;
 
 /// A balancer over these servers by this policy, with all of them connected.
-pub(crate) async fn balanced<const N: usize>(
-    world: &World,
+pub(crate) async fn balanced<C: Connector + Clone, const N: usize>(
+    world: &C,
     names: [&str; N],
     policy: impl Policy,
-) -> Balanced {
+) -> Balanced<C::Service> {
     let balance = crate::builder!(world)
         .endpoints(names)
         .policy(policy)
