@@ -85,6 +85,15 @@ async fn give_up(balance: &Balanced, calls: usize, after_ms: u64) {
     }
 }
 
+/// Calls given up after so long are no failures and leave the endpoint in; those after so much eject it.
+async fn judged_between(balance: &Balanced, spared: (u64, &str), ejected: (u64, &str)) {
+    give_up(balance, 40, spared.0).await;
+    assert!(!is_out(balance), "{}", spared.1);
+    assert_eq!(endpoint(balance, "a").failures, 0, "{}", spared.1);
+    give_up(balance, 25, ejected.0).await;
+    assert!(is_out(balance), "{}", ejected.1);
+}
+
 /// A call that the server answers after so long.
 async fn answered(balance: &Balanced, server: &Server, after_ms: u64) {
     server.set_answer(Answer::Hang);
@@ -112,21 +121,16 @@ async fn a_server_that_swallows_its_calls_is_out_though_its_callers_only_give_up
 async fn callers_without_patience_say_nothing_of_the_server() {
     let (_world, a, balance) = alone().await;
     answered(&balance, &a, 100).await;
-    give_up(&balance, 40, 50).await;
-    assert!(!is_out(&balance), "no call was as old as they get here");
-    assert_eq!(endpoint(&balance, "a").failures, 0);
-    give_up(&balance, 25, 150).await;
-    assert!(is_out(&balance), "each older than it takes");
+    let spared = (50, "no call was as old as they get here");
+    judged_between(&balance, spared, (150, "each older than it takes")).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn who_has_not_answered_yet_is_given_a_second() {
     let (_world, a, balance) = alone().await;
     a.set_answer(Answer::Hang);
-    give_up(&balance, 40, 900).await;
-    assert!(!is_out(&balance), "nobody knows how long it takes");
-    give_up(&balance, 25, 1_100).await;
-    assert!(is_out(&balance), "but not so long");
+    let spared = (900, "nobody knows how long it takes");
+    judged_between(&balance, spared, (1_100, "but not so long")).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,10 +138,8 @@ async fn an_idle_endpoint_is_not_judged_by_callers_who_change_their_minds() {
     let (_world, a, balance) = alone().await;
     answered(&balance, &a, 100).await;
     sleep(Duration::from_secs(600)).await;
-    give_up(&balance, 40, 20).await;
-    assert!(!is_out(&balance), "a quarter of 100 ms is due at least");
-    give_up(&balance, 25, 30).await;
-    assert!(is_out(&balance), "what was longer counts");
+    let spared = (20, "a quarter of 100 ms is due at least");
+    judged_between(&balance, spared, (30, "what was longer counts")).await;
 }
 
 #[tokio::test(start_paused = true)]
