@@ -118,12 +118,18 @@ fn host() -> Dns {
     Dns::host("a.example:50051").unwrap()
 }
 
+/// What reads [`host`] from a DNS that says this.
+fn host_with(v4: Result<Answer, String>, v6: Result<Answer, String>) -> (Fake, DnsUpdates) {
+    let dns = Fake::default();
+    dns.says("a.example.", RecordType::A, v4);
+    dns.says("a.example.", RecordType::AAAA, v6);
+    let updates = dns.updates(host());
+    (dns, updates)
+}
+
 #[tokio::test(start_paused = true)]
 async fn each_address_is_an_endpoint_by_the_name_that_was_asked_for() {
-    let dns = Fake::default();
-    dns.says("a.example.", RecordType::A, records(60, [v4(2), v4(1)]));
-    dns.says("a.example.", RecordType::AAAA, records(60, [v6(1)]));
-    let mut updates = dns.updates(host());
+    let (_dns, mut updates) = host_with(records(60, [v4(2), v4(1)]), records(60, [v6(1)]));
     let found = state(&mut updates).await;
     assert_eq!(
         ids(&found),
@@ -149,10 +155,7 @@ async fn each_address_is_an_endpoint_by_the_name_that_was_asked_for() {
 
 #[tokio::test(start_paused = true)]
 async fn it_is_asked_by_the_ttl_and_only_a_change_is_told() {
-    let dns = Fake::default();
-    dns.says("a.example.", RecordType::A, records(60, [v4(1), v4(2)]));
-    dns.says("a.example.", RecordType::AAAA, records(20, [v6(1)]));
-    let mut updates = dns.updates(host());
+    let (dns, mut updates) = host_with(records(60, [v4(1), v4(2)]), records(20, [v6(1)]));
     let first = state(&mut updates).await;
     dns.says("a.example.", RecordType::A, records(60, [v4(2), v4(1)]));
     silent(&mut updates, 90 * S).await;
@@ -171,10 +174,7 @@ async fn it_is_asked_by_the_ttl_and_only_a_change_is_told() {
 
 #[tokio::test(start_paused = true)]
 async fn a_family_that_is_not_answered_keeps_its_last_addresses() {
-    let dns = Fake::default();
-    dns.says("a.example.", RecordType::A, records(10, [v4(1)]));
-    dns.says("a.example.", RecordType::AAAA, records(10, [v6(1)]));
-    let mut updates = dns.updates(host());
+    let (dns, mut updates) = host_with(records(10, [v4(1)]), records(10, [v6(1)]));
     state(&mut updates).await;
     dns.says("a.example.", RecordType::AAAA, Err("SERVFAIL".into()));
     silent(&mut updates, 60 * S).await;
@@ -199,10 +199,8 @@ async fn a_family_that_is_not_answered_keeps_its_last_addresses() {
         "as long as a state is kept: {:?}",
         began.elapsed()
     );
-    let other = Fake::default();
-    other.says("a.example.", RecordType::A, records(10, [v4(1)]));
-    other.says("a.example.", RecordType::AAAA, Err("SERVFAIL".into()));
-    let found = state(&mut other.updates(host())).await;
+    let (_other, mut updates) = host_with(records(10, [v4(1)]), Err("SERVFAIL".into()));
+    let found = state(&mut updates).await;
     assert_eq!(
         ids(&found),
         ["10.0.0.1:50051"],
