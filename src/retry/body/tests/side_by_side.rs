@@ -5,6 +5,21 @@ use std::task::Wake;
 
 use super::*;
 
+/// A body of which so much is kept, and two that read it; the id is the second one's.
+fn two(
+    limit: usize,
+) -> (
+    Sender,
+    Kept<Frames>,
+    RetryBody<Frames>,
+    (ReaderId, RetryBody<Frames>),
+) {
+    let (sender, frames) = stream();
+    let (kept, first) = Kept::new(frames, limit);
+    let second = kept.beside().expect("all of it is there");
+    (sender, kept, first, second)
+}
+
 /// Counts how often it is woken.
 #[derive(Default)]
 struct Wakes(AtomicUsize);
@@ -42,6 +57,18 @@ where
     assert!(!body.is_end_stream(), "it is not whole");
     let polled = poll(body);
     assert!(matches!(polled, Poll::Ready(Some(Err(_)))), "{polled:?}");
+}
+
+/// Asserts that one that waits, and did not have all of it, is woken by `end` and told of an error.
+fn waits_until<B>(body: &mut RetryBody<B>, rule: &str, end: impl FnOnce())
+where
+    B: Body + Unpin,
+    B::Error: Into<BoxError>,
+{
+    let waiting = wait(body);
+    end();
+    assert!(waiting.woken(), "{rule}");
+    ends_with_an_error(body);
 }
 
 #[test]
@@ -87,9 +114,7 @@ fn all_who_wait_are_woken_by_the_body() {
 
 #[test]
 fn one_that_waits_hears_of_what_another_has_read() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 100);
-    let (_, mut second) = kept.beside().unwrap();
+    let (sender, _kept, mut first, (_, mut second)) = two(100);
     sender.data("a");
     assert_eq!(read(&mut first), "a");
     assert_eq!(read(&mut second), "a");
@@ -105,9 +130,7 @@ fn one_that_waits_hears_of_what_another_has_read() {
 
 #[test]
 fn one_that_is_gone_takes_no_wake_with_it() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 100);
-    let (reader, mut second) = kept.beside().unwrap();
+    let (sender, kept, mut first, (reader, mut second)) = two(100);
     let waiting = wait(&mut first);
     wait(&mut second);
     drop(second);
@@ -121,13 +144,10 @@ fn one_that_is_gone_takes_no_wake_with_it() {
 
 #[test]
 fn one_that_is_released_is_over_and_the_others_read_on() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 100);
-    let (_, mut second) = kept.beside().unwrap();
-    let waiting = wait(&mut first);
-    kept.release(ReaderId::FIRST);
-    assert!(waiting.woken(), "it does not wait for ever");
-    ends_with_an_error(&mut first);
+    let (sender, kept, mut first, (_, mut second)) = two(100);
+    waits_until(&mut first, "it does not wait for ever", || {
+        kept.release(ReaderId::FIRST);
+    });
     sender.data("a");
     assert_eq!(read(&mut second), "a");
 }
@@ -135,9 +155,7 @@ fn one_that_is_released_is_over_and_the_others_read_on() {
 #[test]
 fn who_reads_beyond_the_limit_has_the_rest_and_the_others_wait_for_their_end() {
     for leader in 0..2 {
-        let (sender, frames) = stream();
-        let (kept, first) = Kept::new(frames, 2);
-        let (second_id, second) = kept.beside().unwrap();
+        let (sender, kept, first, (second_id, second)) = two(2);
         let ids = [ReaderId::FIRST, second_id];
         let mut bodies = [first, second];
         let call = Arc::new(Wakes::default());
@@ -150,10 +168,7 @@ fn who_reads_beyond_the_limit_has_the_rest_and_the_others_wait_for_their_end() {
         assert!(!kept.is_whole() && kept.beside().is_none());
         let other = &mut bodies[1 - leader];
         assert!(!other.is_end_stream(), "it is not whole");
-        let waiting = wait(other);
-        kept.commit_to(ids[leader]);
-        assert!(waiting.woken(), "its end has come");
-        ends_with_an_error(&mut bodies[1 - leader]);
+        waits_until(other, "its end has come", || kept.commit_to(ids[leader]));
         sender.data("d");
         assert_eq!(read(&mut bodies[leader]), "d", "and the leader reads on");
     }
@@ -161,9 +176,7 @@ fn who_reads_beyond_the_limit_has_the_rest_and_the_others_wait_for_their_end() {
 
 #[test]
 fn who_cannot_have_all_of_it_is_never_the_one_that_is_kept() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 2);
-    let (second_id, mut second) = kept.beside().unwrap();
+    let (sender, kept, mut first, (second_id, mut second)) = two(2);
     sender.data("ab");
     sender.data("c");
     assert_eq!(read(&mut first), "abc", "more than is kept");
@@ -172,10 +185,9 @@ fn who_cannot_have_all_of_it_is_never_the_one_that_is_kept() {
         !kept.release(ReaderId::FIRST),
         "nobody else could send the request"
     );
-    let waiting = wait(&mut second);
-    assert!(kept.release(second_id));
-    assert!(waiting.woken(), "its end has come");
-    ends_with_an_error(&mut second);
+    waits_until(&mut second, "its end has come", || {
+        assert!(kept.release(second_id));
+    });
     assert!(kept.claim(ReaderId::FIRST));
     sender.data("d");
     assert_eq!(read(&mut first), "d", "the one that can reads on");
@@ -183,42 +195,30 @@ fn who_cannot_have_all_of_it_is_never_the_one_that_is_kept() {
 
 #[test]
 fn once_one_is_to_be_kept_no_other_gets_ahead_of_it() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 2);
-    let (second_id, mut second) = kept.beside().unwrap();
+    let (sender, kept, mut first, (second_id, mut second)) = two(2);
     sender.data("ab");
     assert_eq!(read(&mut first), "ab");
     assert!(kept.claim(second_id));
     sender.data("c");
-    let waiting = wait(&mut first);
-    kept.commit_to(second_id);
-    assert!(waiting.woken(), "its end has come");
-    ends_with_an_error(&mut first);
+    waits_until(&mut first, "its end has come", || kept.commit_to(second_id));
     assert_eq!(read(&mut second), "abc", "all of it");
 }
 
 #[test]
 fn a_body_that_fails_says_so_to_one_and_the_others_wait_for_their_end() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 100);
-    let (_, mut second) = kept.beside().unwrap();
+    let (sender, kept, mut first, (_, mut second)) = two(100);
     sender.data("a");
     sender.0.send(Err(std::io::Error::other("gone"))).unwrap();
     assert!(matches!(poll(&mut second), Poll::Ready(Some(Ok(_)))));
     assert!(matches!(poll(&mut first), Poll::Ready(Some(Ok(_)))));
     assert!(matches!(poll(&mut first), Poll::Ready(Some(Err(_)))));
     assert!(kept.has_failed());
-    let waiting = wait(&mut second);
-    drop(kept);
-    assert!(waiting.woken(), "when the call is over");
-    ends_with_an_error(&mut second);
+    waits_until(&mut second, "when the call is over", || drop(kept));
 }
 
 #[test]
 fn the_one_that_is_kept_reads_on_and_nothing_is_kept_beyond_it() {
-    let (sender, frames) = stream();
-    let (kept, mut first) = Kept::new(frames, 100);
-    let (second_id, mut second) = kept.beside().unwrap();
+    let (sender, kept, mut first, (second_id, mut second)) = two(100);
     sender.data("a");
     sender.data("b");
     assert_eq!(read(&mut first), "ab");
