@@ -99,11 +99,12 @@ impl Knot {
 
     /// Starts it again at the same address, with an empty zone.
     pub fn restart(&mut self) {
-        self.kill();
         assert!(self.run(), "knotd starts again: {}", self.log());
     }
 
+    /// Whether it answers. What an earlier try left running is ended first: it would keep the files.
     fn run(&mut self) -> bool {
+        self.kill();
         let folder = self.folder.display();
         let (ip, port) = (self.address.ip(), self.address.port());
         let config = format!(
