@@ -29,6 +29,18 @@ fn tasks() -> usize {
     Runtime::current().metrics().num_alive_tasks()
 }
 
+/// Two servers, and a channel that is connected to both and calls them by turns.
+async fn two() -> ([TestServer; 2], Channel) {
+    let servers = ["a", "b"].map(server);
+    let channel = Channel::builder()
+        .endpoints(servers.iter().map(TestServer::uri))
+        .policy(RoundRobin::default())
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    (servers, channel)
+}
+
 type Both = (UnboundedSender<EchoRequest>, Streaming<EchoReply>);
 
 /// A stream that goes on until its requests end.
@@ -37,6 +49,16 @@ async fn stream(channel: Channel) -> Both {
     let mut client = DemoClient::new(channel);
     let replies = within("a stream opens", client.bidi_stream(stream)).await;
     (requests, replies.expect("it is answered").into_inner())
+}
+
+/// A server, how many tasks there were before its channel, that channel, and a stream under way on it.
+async fn one_with_stream() -> (TestServer, usize, Channel, Both) {
+    let server = server("one");
+    let before = tasks();
+    let channel = channel(server.uri());
+    ready(&channel).await;
+    let both = stream(channel.clone()).await;
+    (server, before, channel, both)
 }
 
 async fn unary(channel: Channel) -> Result<EchoReply, Status> {
@@ -59,11 +81,7 @@ fn source(status: &Status) -> &Error {
 
 #[tokio::test]
 async fn calls_and_streams_under_way_finish_and_no_other_begins() {
-    let server = server("one");
-    let before = tasks();
-    let channel = channel(server.uri());
-    ready(&channel).await;
-    let (requests, mut replies) = stream(channel.clone()).await;
+    let (server, before, channel, (requests, mut replies)) = one_with_stream().await;
     server.set(Behaviour::after(Duration::from_millis(50)));
     let slow = tokio::spawn(unary(channel.clone()));
     call_begun(&server).await;
@@ -104,11 +122,7 @@ async fn calls_and_streams_under_way_finish_and_no_other_begins() {
 
 #[tokio::test]
 async fn a_stream_without_end_is_cut_at_the_deadline() {
-    let server = server("one");
-    let before = tasks();
-    let channel = channel(server.uri());
-    ready(&channel).await;
-    let (_requests, mut replies) = stream(channel.clone()).await;
+    let (server, before, channel, (_requests, mut replies)) = one_with_stream().await;
     server.set(Behaviour::silent());
     let stuck = tokio::spawn(unary(channel.clone()));
     call_begun(&server).await;
@@ -161,11 +175,7 @@ async fn the_stream_of_an_endpoint_that_left_is_cut_too() {
 
 #[tokio::test]
 async fn a_shutdown_that_nobody_waits_for_goes_on_without_a_handle() {
-    let server = server("one");
-    let before = tasks();
-    let channel = channel(server.uri());
-    ready(&channel).await;
-    let (_requests, mut replies) = stream(channel.clone()).await;
+    let (server, before, channel, (_requests, mut replies)) = one_with_stream().await;
     drop(channel.shutdown(Duration::from_millis(100)));
     drop(channel);
     let error = within("the deadline holds", replies.message()).await;
@@ -240,13 +250,7 @@ async fn the_calls_of_tonic_endpoints_are_cut_too() {
 
 #[tokio::test]
 async fn a_drained_server_loses_its_calls_to_the_others_and_no_call_is_lost() {
-    let servers = ["a", "b"].map(server);
-    let channel = Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    all_ready(&channel).await;
+    let (servers, channel) = two().await;
     for server in &servers {
         server.set(Behaviour::after(Duration::from_millis(5)));
     }
@@ -287,13 +291,7 @@ async fn a_drained_server_loses_its_calls_to_the_others_and_no_call_is_lost() {
 
 #[tokio::test]
 async fn a_stream_without_end_is_cut_at_the_deadline_of_a_drain() {
-    let servers = ["a", "b"].map(server);
-    let channel = Channel::builder()
-        .endpoints(servers.iter().map(TestServer::uri))
-        .policy(RoundRobin::default())
-        .build()
-        .unwrap();
-    all_ready(&channel).await;
+    let (servers, channel) = two().await;
     let mut streams = [stream(channel.clone()).await, stream(channel.clone()).await];
     let [a, b] = &servers;
     eventually("one at each", || {
