@@ -70,6 +70,15 @@ async fn until_error(rule: &str, updates: &mut DnsUpdates) -> String {
     }
 }
 
+/// A DNS that has these records for [`HOST`], and a server on the port that goes with them.
+fn with_server(records: &str) -> Option<(Knot, TestServer, u16)> {
+    let knot = Knot::start()?;
+    knot.change(set(records));
+    let server = TestServer::builder("a", Behaviour::prompt()).start();
+    let port = server.addr().port();
+    Some((knot, server, port))
+}
+
 async fn echo(channel: &Channel) -> Result<String, tonic::Status> {
     let mut client = DemoClient::new(channel.clone());
     let reply = within("a call", client.echo(EchoRequest::default())).await?;
@@ -78,10 +87,9 @@ async fn echo(channel: &Channel) -> Result<String, tonic::Status> {
 
 #[tokio::test]
 async fn records_that_are_added_are_used_and_those_that_are_removed_are_not() {
-    let Some(knot) = Knot::start() else { return };
-    let server = TestServer::builder("a", Behaviour::prompt()).start();
-    let port = server.addr().port();
-    knot.change(set("1 A 127.0.0.1"));
+    let Some((knot, server, port)) = with_server("1 A 127.0.0.1") else {
+        return;
+    };
     let channel = Channel::builder()
         .discovery(host(&knot, port).updates().unwrap())
         .policy(RoundRobin::default())
@@ -267,12 +275,9 @@ async fn a_zone_that_fails_is_an_error() {
 
 #[tokio::test]
 async fn a_server_that_dies_takes_nothing_with_it_and_one_that_comes_back_is_asked() {
-    let Some(mut knot) = Knot::start() else {
+    let Some((mut knot, server, port)) = with_server("1 A 127.0.0.1") else {
         return;
     };
-    let server = TestServer::builder("a", Behaviour::prompt()).start();
-    let port = server.addr().port();
-    knot.change(set("1 A 127.0.0.1"));
     let channel = Channel::builder()
         .discovery(host(&knot, port).updates().unwrap())
         .build()
@@ -349,11 +354,10 @@ async fn five_hundred_records_come_by_tcp_as_one_state() {
 
 #[tokio::test]
 async fn an_endpoint_that_cannot_be_reached_has_the_name_asked_for_again() {
-    let Some(knot) = Knot::start() else { return };
-    let server = TestServer::builder("a", Behaviour::prompt()).start();
-    let port = server.addr().port();
     // Nobody listens there.
-    knot.change(set("3600 A 127.0.0.2"));
+    let Some((knot, _server, port)) = with_server("3600 A 127.0.0.2") else {
+        return;
+    };
     let dns = Dns::host(&format!("{HOST}:{port}"))
         .unwrap()
         .with_name_servers([knot.address()])
