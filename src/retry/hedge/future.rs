@@ -28,8 +28,8 @@ pub struct HedgeFuture<F, S, B, E, O> {
     #[pin]
     first: Option<F>,
     others: Vec<Pin<Box<Attempt<F, S, B>>>>,
-    /// How the last attempt that failed did so, while others are under way: those may find nobody to go to, and
-    /// then this is the answer.
+    /// How the last attempt that failed and is over did so, while others are under way: those may find nobody to go
+    /// to, and then this is the answer.
     failed: Option<O>,
     /// `None` for a call that is not hedged. Dropped last, so that streams are cancelled and not broken off.
     call: Option<Call<S, B, E>>,
@@ -199,7 +199,7 @@ where
             }
             let was_sent = verdict != Verdict::NotSent;
             if this.first.is_some() || !this.others.is_empty() {
-                if was_sent {
+                if was_sent && is_over(&result) {
                     *this.failed = Some(result);
                 }
                 return None;
@@ -227,6 +227,15 @@ where
         let answer = result.map(|response| call.shared.rules.bounds.answer(response));
         *this.call = None;
         Some(answer)
+    }
+}
+
+/// Whether nothing of an attempt is under way any more. A response whose body goes on has its place at its endpoint,
+/// and its stream, until it is read or dropped; nobody reads it as long as others may answer.
+fn is_over<R: Body, X>(result: &Result<Response<R>, X>) -> bool {
+    match result {
+        Ok(response) => response.body().is_end_stream(),
+        Err(_) => true,
     }
 }
 

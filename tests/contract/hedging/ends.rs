@@ -194,7 +194,8 @@ async fn a_hedge_that_finds_nobody_does_not_hide_why_the_call_failed() {
                     response = response.header("grpc-retry-pushback-ms", pushback);
                 }
                 let why = format!("attempt {attempt}: closed for today");
-                Ok(response.body(Full::new(why.into())).unwrap())
+                let response = response.header("grpc-message", why);
+                Ok(response.body(Full::new(Bytes::new())).unwrap())
             }
         });
         let nobody = |error: &Error| match error.is_connect() {
@@ -202,16 +203,47 @@ async fn a_hedge_that_finds_nobody_does_not_hide_why_the_call_failed() {
             false => ErrorKind::Final,
         };
         let hedge = HedgeLayer::new(policy(2)).unwrap().reading_errors(nobody);
-        let answer = call_with(&hedge.layer(service), request()).await;
+        let began = Instant::now();
+        let answer = within("a call", hedge.layer(service).oneshot(request())).await;
         let answer = answer.expect("the server's own words");
-        assert_eq!(answer.status.as_deref(), Some("14"), "{pushback:?}");
+        assert_eq!(answer.headers()["grpc-status"], "14", "{pushback:?}");
         let (said, millis) = match pushback {
             Some(_) => ("attempt 0: closed for today", 300),
             None => ("attempt 2: closed for today", 300 + 150),
         };
-        assert_eq!(answer.said, said, "the last that a server had");
-        assert_eq!(answer.millis, millis, "once nobody is left to answer");
+        let word = &answer.headers()["grpc-message"];
+        assert_eq!(word, said, "the last that a server had");
+        let took = began.elapsed().as_millis();
+        assert_eq!(took, millis, "once nobody is left to answer");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_that_came_with_a_page_leaves_its_endpoint_while_another_attempt_goes_on() {
+    let names = ["a", "b"];
+    let page = Does {
+        http: 503,
+        ..answers(10 * MILLI)
+    };
+    let servers = Servers::of([("a", hangs()), ("b", hangs())]);
+    let (balance, hedged) = hedging!(servers, names, policy(2));
+    let call = tokio::spawn(hedged.clone().oneshot(request()));
+    until("the first attempt is under way", || servers.count() == 1).await;
+    let first = servers.take_times().remove(0).0;
+    let second = if first == "a" { "b" } else { "a" };
+    servers.set(second, page);
+    tokio::time::sleep(200 * MILLI).await;
+    settle().await;
+    assert_eq!(servers.count(), 1, "the hedge was sent");
+    assert!(!call.is_finished(), "the first attempt may answer yet");
+    let report = endpoint(&balance, second);
+    assert_eq!(
+        (report.in_flight, report.failures),
+        (0, 1),
+        "what failed is over for its endpoint, and counts: {report}"
+    );
+    assert_eq!(endpoint(&balance, &first).in_flight, 1, "the other one");
+    call.abort();
 }
 
 #[tokio::test(start_paused = true)]

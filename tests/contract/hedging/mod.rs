@@ -33,6 +33,7 @@ struct Does {
     after: Duration,
     /// The gRPC status alone; none begins a response.
     status: Option<i32>,
+    http: u16,
     pushback: Option<&'static str>,
 }
 
@@ -43,6 +44,7 @@ fn answers(after: Duration) -> Does {
     Does {
         after,
         status: None,
+        http: 200,
         pushback: None,
     }
 }
@@ -150,7 +152,7 @@ impl Servers {
         self.got.lock().unwrap().push(got);
         tokio::time::sleep(does.after).await;
         std::mem::forget(under_way);
-        let mut response = Response::builder();
+        let mut response = Response::builder().status(does.http);
         if let Some(status) = does.status {
             response = response.header("grpc-status", status);
         }
