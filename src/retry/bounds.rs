@@ -8,7 +8,7 @@ use crate::cluster::now;
 use crate::error::Error;
 use crate::retry::attempts::AttemptSettings;
 use crate::retry::codes::Codes;
-use crate::retry::read::{Pushback, code_of_head, pushback};
+use crate::retry::read::{Pushback, UNAVAILABLE, code_of_head, pushback};
 use crate::retry::{Budget, ErrorKind, ResponseBody, Throttle};
 
 /// Which failures do not end a call, and how many more attempts there may be of all calls together.
@@ -29,6 +29,8 @@ pub(super) enum Verdict {
     Fatal,
     /// Another attempt may help, and the server says this about it.
     Failed(Option<Pushback>),
+    /// Another attempt may help, and as far as is known no server has had this one.
+    Unserved,
     /// No server has had the attempt, since only others were to have it.
     NotSent,
 }
@@ -85,16 +87,18 @@ impl Bounds {
 
     /// As `judge`, of an attempt without a response.
     pub(super) fn judge_error(&self, kind: ErrorKind) -> Verdict {
-        let failed = match kind {
-            ErrorKind::Code(code) => self.codes.contains(code),
-            ErrorKind::Transport => self.transport_errors,
-            ErrorKind::Final => false,
+        let (failed, verdict) = match kind {
+            // So do balancers say that there is no endpoint, or none with room.
+            ErrorKind::Code(UNAVAILABLE) => (self.codes.contains(UNAVAILABLE), Verdict::Unserved),
+            ErrorKind::Code(code) => (self.codes.contains(code), Verdict::Failed(None)),
+            ErrorKind::Transport => (self.transport_errors, Verdict::Failed(None)),
+            ErrorKind::Final => (false, Verdict::Fatal),
             ErrorKind::NotSent => return Verdict::NotSent,
         };
         match failed {
             true => {
                 self.failed();
-                Verdict::Failed(None)
+                verdict
             }
             false => Verdict::Fatal,
         }

@@ -240,7 +240,7 @@ where
         match (self.repeat).judge(result, &shared.rules.bounds, &shared.read) {
             Verdict::Failed(Some(Pushback::Never)) => None,
             Verdict::Failed(Some(Pushback::After(delay))) => self.again_after(Some(delay)),
-            Verdict::Failed(None) => self.again_after(None),
+            Verdict::Failed(None) | Verdict::Unserved => self.again_after(None),
             Verdict::Good | Verdict::Fatal | Verdict::NotSent => None,
         }
     }

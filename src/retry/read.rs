@@ -8,7 +8,7 @@ use crate::error::Error;
 
 const UNKNOWN: u32 = 2;
 const DEADLINE_EXCEEDED: u32 = 4;
-const UNAVAILABLE: u32 = 14;
+pub(super) const UNAVAILABLE: u32 = 14;
 
 /// What kind of error ended an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

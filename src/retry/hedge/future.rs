@@ -28,11 +28,17 @@ pub struct HedgeFuture<F, S, B, E, O> {
     #[pin]
     first: Option<F>,
     others: Vec<Pin<Box<Attempt<F, S, B>>>>,
-    /// How the last attempt that failed and is over did so, while others are under way: those may find nobody to go
-    /// to, and then this is the answer.
-    failed: Option<O>,
+    /// How the last attempt that failed and is over did so: those under way, or to come, may find nobody to go to,
+    /// and then this is the answer.
+    failed: Option<Failed<O>>,
     /// `None` for a call that is not hedged. Dropped last, so that streams are cancelled and not broken off.
     call: Option<Call<S, B, E>>,
+}
+
+struct Failed<O> {
+    result: O,
+    /// A server has had the attempt, as far as is known.
+    was_served: bool,
 }
 
 impl<F, S, B, E, O> HedgeFuture<F, S, B, E, O> {
@@ -190,27 +196,27 @@ where
         let verdict = call.judge(&result);
         let body = &call.repeat.body;
         // Nobody else can have the rest of the request, so who has it has the last word, too.
-        if let Verdict::Failed(_) | Verdict::NotSent = verdict
+        if let Verdict::Failed(_) | Verdict::Unserved | Verdict::NotSent = verdict
             && body.release(reader)
         {
             match verdict {
                 Verdict::Failed(pushback) => call.failed(pushback),
+                Verdict::Unserved => call.failed(None),
                 _ => call.not_sent(beside),
             }
-            let was_sent = verdict != Verdict::NotSent;
-            if this.first.is_some() || !this.others.is_empty() {
-                if was_sent && is_over(&result) {
-                    *this.failed = Some(result);
+            let was_served = matches!(verdict, Verdict::Failed(_));
+            // That nobody has had this one says nothing of why the call failed.
+            let is_less = |failed: &Failed<_>| failed.was_served && !was_served;
+            let says_less =
+                verdict == Verdict::NotSent || this.failed.as_ref().is_some_and(is_less);
+            if this.first.is_some() || !this.others.is_empty() || call.goes_on() {
+                if !says_less && is_over(&result) {
+                    *this.failed = Some(Failed { result, was_served });
                 }
                 return None;
             }
-            let failed = this.failed.take();
-            if call.goes_on() {
-                return None;
-            }
-            // That nobody has had this one says nothing of why the call failed.
-            if !was_sent && let Some(failed) = failed {
-                result = failed;
+            if says_less && let Some(failed) = this.failed.take() {
+                result = failed.result;
             }
         } else if !body.claim(reader) {
             // Who has it is under way. A body with a gap would look whole to this one's server.

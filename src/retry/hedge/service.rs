@@ -184,8 +184,9 @@ pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 ///
 /// # Errors
 /// Those of the attempt that ended the call, as they are: the first that is fatal, else the last of those that
-/// went to an endpoint. While other attempts are under way, a failure whose response has a body is dropped, since its
-/// endpoint would be held until it is read; it is nobody's answer then. With [`is_timeout`](Error::is_timeout), where the deadline passed while the service for
+/// went to an endpoint. While there are other attempts, or there is one to come, a failure whose response has a body is
+/// dropped, since its endpoint would be held until it is read; it is nobody's answer then. Of an error that is read as
+/// `UNAVAILABLE` it is taken that no endpoint had the attempt. With [`is_timeout`](Error::is_timeout), where the deadline passed while the service for
 /// the only attempt left was not ready.
 ///
 /// # Cancellation

@@ -219,6 +219,30 @@ async fn a_hedge_that_finds_nobody_does_not_hide_why_the_call_failed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_next_attempt_that_finds_no_endpoint_does_not_hide_why_the_call_failed() {
+    let attempts = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = attempts.clone();
+    let service = service_fn(move |_: Request<RetryBody<Body>>| {
+        let attempt = counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        async move {
+            if attempt > 0 {
+                return Err(Error::connect("no endpoint is left"));
+            }
+            let response = Response::builder()
+                .header("grpc-status", "14")
+                .header("grpc-message", "closed for today");
+            Ok(response.body(Full::new(Bytes::new())).unwrap())
+        }
+    });
+    let hedge = HedgeLayer::new(policy(3)).unwrap();
+    let answer = within("a call", hedge.layer(service).oneshot(request())).await;
+    let answer = answer.expect("the server's own words, and not that later attempts had none");
+    assert_eq!(answer.headers()["grpc-message"], "closed for today");
+    let attempts = attempts.load(std::sync::atomic::Ordering::SeqCst);
+    assert_eq!(attempts, 3, "all that the call may have");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_failure_that_came_with_a_page_leaves_its_endpoint_while_another_attempt_goes_on() {
     let names = ["a", "b"];
     let page = Does {
