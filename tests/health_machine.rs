@@ -110,6 +110,10 @@ fn expect(
             pair.state = State::Ejected;
             return Some(Change::ProbeFailed);
         }
+        (Entry::Probe, Outcome::Overload { .. }) if most_overloads.is_some() => {
+            pair.state = State::Ejected;
+            return Some(Change::ProbeFailed);
+        }
         (Entry::Probe, _) => {
             pair.state = State::Due;
             return Some(Change::ProbeReturned);

@@ -68,7 +68,8 @@ impl Ejection {
     }
 
     /// Overload answers in a row that eject, 1 to 255; default none, since who sheds load is there and says so.
-    /// Kept apart from failures: neither ends the other's row, a success ends both.
+    /// Kept apart from failures: neither ends the other's row, a success ends both. With it, an overload answer to the
+    /// probing call of an endpoint that is out sends it out again; without, the next call probes.
     #[must_use]
     pub fn with_consecutive_overloads(mut self, overloads: impl Into<Option<u32>>) -> Self {
         self.consecutive_overloads = overloads.into();

@@ -100,6 +100,12 @@ impl Health {
             (Outcome::Success, Entry::Probe) => self.pass_probe(rules),
             (Outcome::Overload { .. }, Entry::Normal) => self.count_overload(rules),
             (Outcome::Failure, Entry::Probe) => self.fail_probe(),
+            // What has it ejected fails its probe.
+            (Outcome::Overload { .. }, Entry::Probe)
+                if rules.rules().consecutive_overloads().is_some() =>
+            {
+                self.fail_probe()
+            }
             (_, Entry::Probe) => self.gate.return_probe().then_some(Change::ProbeReturned),
             _ => None,
         }

@@ -57,6 +57,46 @@ async fn overload_answers_in_a_row_eject_only_who_is_told_to() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn who_is_out_for_overload_is_out_again_if_its_probing_call_meets_it() {
+    let world = World::new();
+    let read: for<'a> fn(&'a Ask) -> RequestInfo<'a> = |_| RequestInfo::new();
+    let balance = Balance::builder()
+        .connector(world.clone())
+        .track(Plain::new().classified(Busy).reading(read))
+        .endpoints(["a", "b"])
+        .policy(RoundRobin::default())
+        .ejection(Ejection::default().with_consecutive_overloads(3))
+        .build()
+        .unwrap();
+    connected(&balance, 2).await;
+    let a = world.server("a");
+    a.set_answer(Answer::Fail);
+    let calls = async || {
+        for _ in 0..20 {
+            let _ = within("a call", balance.clone().oneshot(ask("x"))).await;
+            settle().await;
+        }
+    };
+    let times = || endpoint(&balance, "a").ejected.map(|ejected| ejected.times);
+    calls().await;
+    assert_eq!((a.calls(), times()), (3, Some(1)), "the third has it out");
+    sleep(Duration::from_secs(31)).await;
+    calls().await;
+    assert_eq!(
+        (a.calls(), times()),
+        (3 + 1, Some(2)),
+        "one call probes after 30 s, and its answer is another ejection"
+    );
+    sleep(Duration::from_secs(31)).await;
+    calls().await;
+    assert_eq!(a.calls(), 4, "which is twice as long");
+    a.set_answer(Answer::Name);
+    sleep(Duration::from_secs(31)).await;
+    calls().await;
+    assert_eq!(times(), None, "it is back once it has room");
+}
+
 /// One endpoint that can be called, and that may be ejected, since there is another one.
 async fn alone() -> (World, Arc<Server>, Balanced) {
     let world = World::new();
