@@ -26,7 +26,7 @@ use crate::math::atomic::{AtomicUsize, Ordering};
 /// A call that its caller gives up says nothing by itself. But with a policy that measures latency to the first
 /// data (the default, peak EWMA), five in a row without any answer between, each older than the latency that the
 /// policy expects of the endpoint, count as one failure. Expected is a second of one that has not answered yet by its
-/// connection, and never less than a quarter of the last latency.
+/// connection, and never less than a quarter of the last latency, or a second if that is less.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
     consecutive_failures: u32,

@@ -197,8 +197,9 @@ impl Claim {
 
     /// The caller gave the call up at `now`, before any answer. That says nothing of the endpoint, unless it took
     /// longer than the policy expects of it, five times in a row; see [`Health::given_up`]. What is expected falls
-    /// while nothing is answered, down to a quarter, so that a server which was slow once is found too. Of an
-    /// endpoint that has answered nothing by this connection a second is expected.
+    /// while nothing is answered, down to a quarter or to a second, whichever is less, so that a server which was slow
+    /// or failed once is found too. Of an endpoint that has answered nothing by this connection a second is
+    /// expected.
     ///
     /// [`Health::given_up`]: crate::health::Health::given_up
     #[cold]
@@ -209,7 +210,10 @@ impl Claim {
         let latency = self.subchannel.latency();
         let decayed = latency.seconds(now, rules.decay.into());
         let expected = match (decayed, latency.last_seconds()) {
-            (Some(decayed), Some(last)) => decayed.max(last * LEAST_EXPECTED),
+            // Of the last latency, what is more than that may be the penalty of a failure.
+            (Some(decayed), Some(last)) => {
+                decayed.max((last * LEAST_EXPECTED).min(EXPECTED_OF_A_STRANGER_SECONDS))
+            }
             _ => EXPECTED_OF_A_STRANGER_SECONDS,
         };
         let is_overdue = now.since(start).as_secs_f32() > expected;

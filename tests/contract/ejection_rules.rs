@@ -183,6 +183,20 @@ async fn an_idle_endpoint_is_not_judged_by_callers_who_change_their_minds() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn who_failed_once_and_swallows_its_calls_then_is_found_as_others_are() {
+    let (_world, a, balance) = alone().await;
+    a.set_answer(Answer::Fail);
+    within("a call", balance.clone().oneshot(ask("x")))
+        .await
+        .expect_err("it fails once, which counts as slow");
+    a.set_answer(Answer::Hang);
+    // The penalty is 5 s and falls to a third in 10.
+    sleep(Duration::from_secs(60)).await;
+    give_up(&balance, 20, 1_100).await;
+    assert!(is_out(&balance), "that failure, and four times five calls");
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_between_ends_the_row_of_calls_given_up() {
     let (_world, a, balance) = alone().await;
     for _ in 0..20 {
