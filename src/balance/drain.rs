@@ -39,7 +39,8 @@ impl<S: Send + Sync + 'static, T> Balance<S, T> {
     ///
     /// # Errors
     /// No endpoint has this [id](crate::Error::is_unknown_endpoint); the balancer is
-    /// [closed](crate::Error::is_closed).
+    /// [closed](crate::Error::is_closed), or it was [shut down](crate::Error::is_shut_down) and that ended before the
+    /// drain did.
     ///
     /// ```
     /// # use std::time::Duration;

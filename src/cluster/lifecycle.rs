@@ -117,31 +117,26 @@ impl Control {
 impl Control {
     pub(super) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
         let deadline = deadline(limit);
-        let (done, answer) = oneshot::channel();
-        let Some(done) = self.unless_shut_down(done) else {
-            return answer;
-        };
-        // Without a reader the answer is that there is none.
-        let _ = self.commands.send(Command::Drain { id, deadline, done });
-        answer
+        self.order(|done| Command::Drain { id, deadline, done })
     }
 
     pub(super) fn undrain(&self, id: EndpointId) -> Answer<()> {
-        let (done, answer) = oneshot::channel();
-        if let Some(done) = self.unless_shut_down(done) {
-            let _ = self.commands.send(Command::Undrain { id, done });
-        }
-        answer
+        self.order(|done| Command::Undrain { id, done })
     }
 
-    /// Who would hear the answer, unless that is known: after a shutdown there may be no control plane to give it.
-    fn unless_shut_down<R>(&self, done: Reply<R>) -> Option<Reply<R>> {
-        if !*self.lock() {
-            return Some(done);
+    /// Gives an order, unless its answer is known: after a shutdown there may be no control plane to give it.
+    fn order<R>(&self, command: impl FnOnce(Reply<R>) -> Command) -> Answer<R> {
+        let (done, answer) = oneshot::channel();
+        let shut_down = self.lock();
+        if *shut_down {
+            // Nobody has to wait for it.
+            let _ = done.send(Err(Error::shut_down()));
+        } else {
+            // Under the lock, and so ahead of a shutdown, whose end nobody outlives who could answer. Without a
+            // reader the answer is that there is none.
+            let _ = self.commands.send(command(done));
         }
-        // Nobody has to wait for it.
-        let _ = done.send(Err(Error::shut_down()));
-        None
+        answer
     }
 }
 
@@ -220,6 +215,12 @@ impl Lifecycle {
         let ended = self.shutdown.as_mut().and_then(|s| s.tick(links, now));
         if ended.is_some() {
             self.shown();
+            // Nobody is here any more to see those through.
+            for (_, (_, waiting)) in self.drains.drain() {
+                for done in waiting {
+                    let _ = done.send(Err(Error::shut_down()));
+                }
+            }
             // Nobody has to wait for it.
             let _ = self.ended.send(ended);
         }

@@ -221,6 +221,27 @@ async fn of_a_list_of_preference_the_next_takes_over() {
     assert_eq!((a.dials().len(), b.dials().len()), (1, 1));
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_drain_under_way_is_answered_when_a_shutdown_ends_before_it() {
+    let world = World::new();
+    // Its connections cannot be cut.
+    let balance = balanced(&world, ["a"], RoundRobin::default()).await;
+    let a = world.server("a");
+    a.set_answer(Answer::Hang);
+    let call = tokio::spawn(balance.clone().oneshot(ask("x")));
+    until("it is under way", || a.under_way() == 1).await;
+    let drain = balance.drain("a", LONG);
+    settle().await;
+    let outcome = within("it ends", balance.shutdown(Duration::ZERO)).await;
+    assert_eq!((outcome.cut, outcome.left), (0, 1), "the call goes on");
+    let error = within("the drain is answered", drain).await.unwrap_err();
+    assert!(
+        error.is_shut_down(),
+        "it says that the balancer was shut down, and not that its task is gone: {error}"
+    );
+    call.abort();
+}
+
 /// Whatever order the calls, the drains and the shutdown come in, each call and each order ends.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn calls_drains_and_a_shutdown_at_once_leave_nothing_behind() {
@@ -248,7 +269,7 @@ async fn calls_drains_and_a_shutdown_at_once_leave_nothing_behind() {
                     let name = names[n % 3];
                     match balance.drain(name, Duration::from_secs(30)).await {
                         Ok(outcome) => assert!(outcome.is_clean(), "{outcome:?}"),
-                        Err(error) => return assert!(error.is_closed(), "{error}"),
+                        Err(error) => return assert!(error.is_shut_down(), "{error}"),
                     }
                     let _ = balance.undrain(name).await;
                 }
