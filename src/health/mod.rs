@@ -177,12 +177,15 @@ impl Health {
 
     #[cold]
     fn count_overload(&self, rules: &Ejections) -> Option<Change> {
+        let Some(most) = rules.rules().consecutive_overloads() else {
+            // A count would have each success after it write, too.
+            self.in_a_row.answered();
+            return None;
+        };
         if !self.gate.is_open() {
             return None;
         }
-        let overloads = self.in_a_row.overloaded();
-        let is_enough =
-            (rules.rules().consecutive_overloads()).is_some_and(|most| overloads >= most);
+        let is_enough = self.in_a_row.overloaded() >= most;
         let cause = Cause::ConsecutiveOverloads;
         (is_enough && self.eject(rules)).then_some(Change::Ejected(cause))
     }
@@ -190,5 +193,26 @@ impl Health {
     #[cold]
     fn fail_probe(&self) -> Option<Change> {
         self.gate.fail_probe().then_some(Change::ProbeFailed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn overload_answers_are_counted_only_where_they_eject() {
+        let overload = Outcome::Overload { retry_after: None };
+        for (most, counted) in [(None, 0), (Some(5), 3)] {
+            let rules = Ejections::new(Ejection::default().with_consecutive_overloads(most));
+            rules.set_endpoints(2);
+            let health = Health::new();
+            (0..4).for_each(|_| _ = health.given_up());
+            for _ in 0..3 {
+                assert_eq!(health.record(overload, Entry::Normal, &rules), None);
+            }
+            assert!(!health.given_up(), "each is an answer: {most:?}");
+            assert_eq!(health.in_a_row.overloaded(), counted + 1, "{most:?}");
+        }
     }
 }
