@@ -37,7 +37,11 @@ pub(super) struct Schedule {
     asked: Instant,
     next: Instant,
     last_good: Option<Instant>,
-    failures: u32,
+    /// Rounds with something unanswered since there was none. Apart from the others: one family that fails for hours
+    /// says nothing of how soon an answer that is missing altogether is there again.
+    partial: u32,
+    /// Rounds in a row that came to nothing.
+    empty: u32,
 }
 
 /// For times that nobody lives to see: `Instant` has an end.
@@ -55,7 +59,8 @@ impl Schedule {
             asked: now,
             next: now,
             last_good: None,
-            failures: 0,
+            partial: 0,
+            empty: 0,
         }
     }
 
@@ -93,20 +98,22 @@ impl Schedule {
             ref backoff,
             ..
         } = self.timing;
+        if came != Came::Nothing {
+            self.empty = 0;
+        }
         let wait = match came {
             Came::Whole(ttl) => {
-                self.failures = 0;
+                self.partial = 0;
                 interval.unwrap_or_else(|| ttl.clamp(min_ttl, max_ttl))
             }
-            Came::Part(_) | Came::Nothing => {
-                let wait = backoff.delay(self.failures, &mut self.rng);
-                self.failures = self.failures.saturating_add(1);
-                // What was answered is not good for longer because something else was not.
-                let most = interval.or(match came {
-                    Came::Part(ttl) => Some(ttl.clamp(min_ttl, max_ttl)),
-                    _ => None,
-                });
-                most.map_or(wait, |most| wait.min(most))
+            // What was answered is not good for longer because something else was not.
+            Came::Part(ttl) => {
+                let most = interval.unwrap_or_else(|| ttl.clamp(min_ttl, max_ttl));
+                backed_off(&mut self.partial, backoff, &mut self.rng).min(most)
+            }
+            Came::Nothing => {
+                let wait = backed_off(&mut self.empty, backoff, &mut self.rng);
+                interval.map_or(wait, |most| wait.min(most))
             }
         };
         if came != Came::Nothing {
@@ -121,6 +128,13 @@ impl Schedule {
             self.next = self.next.min(end);
         }
     }
+}
+
+/// The wait after one more failure of so many in a row.
+fn backed_off(failures: &mut u32, backoff: &Backoff, rng: &mut Rng) -> Duration {
+    let wait = backoff.delay(*failures, rng);
+    *failures = failures.saturating_add(1);
+    wait
 }
 
 #[cfg(test)]
@@ -212,6 +226,12 @@ mod tests {
         }
         let next = schedule.next();
         assert_eq!(next, now + 10 * S, "the backoff alone would be 120 s");
+        schedule.came(Came::Nothing, now);
+        assert_eq!(
+            schedule.next(),
+            now + S,
+            "what has no answer at all is a row of its own"
+        );
     }
 
     #[test]
