@@ -24,8 +24,8 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(3_600);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Answer {
     pub(super) records: Vec<RData>,
-    /// How long this holds, by the records; for no records by the zone, if that says so.
-    pub(super) ttl: Option<Duration>,
+    /// How long they hold. What is empty is asked for again with backoff, whatever the zone says of it (RFC 2308).
+    pub(super) ttl: Duration,
 }
 
 /// Where names are looked up.
@@ -123,21 +123,18 @@ impl Ask for Hickory {
             Ok(found) => {
                 // The records on the way to them, CNAMEs, bound how long they hold, too.
                 let ttl = found.answers().iter().map(|record| record.ttl).min();
+                let ttl = Duration::from_secs(ttl.unwrap_or_default().into());
                 let records = found.answers().iter();
                 let records = records.filter(|record| record.record_type() == kind);
                 Ok(Answer {
                     records: records.map(|record| record.data.clone()).collect(),
-                    ttl: ttl.map(|ttl| Duration::from_secs(ttl.into())),
+                    ttl,
                 })
             }
             Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords {
                 response_code: ResponseCode::NoError | ResponseCode::NXDomain,
-                negative_ttl,
                 ..
-            }))) => Ok(Answer {
-                records: Vec::new(),
-                ttl: negative_ttl.map(|ttl| Duration::from_secs(ttl.into())),
-            }),
+            }))) => Ok(Answer::default()),
             Err(error) => Err(format!("{name} {kind}: {error}").into()),
         }
     }

@@ -36,10 +36,10 @@ use timing::{Schedule, Timing};
 ///
 /// The name is asked for again when the shortest TTL of its records is over, or at a fixed interval. When an endpoint
 /// cannot be reached it is asked for earlier, at most every 30 s. What cannot be answered (errors, no answer in
-/// time) and what is empty keep the last good state for a day, and are asked for again with backoff; after that the
-/// state is empty. Where one family of addresses is not answered, or one name of an SRV record, its last addresses
-/// stand. An answer that
-/// is missing altogether is told, and stands in the balancer's report; one that is missing in part is a debug event.
+/// time) and what is empty keep the last good state for a day, and are asked for again with backoff, whatever time the
+/// zone names for what it does not have; after that the state is empty. Where one family of addresses is not answered,
+/// or one name of an SRV record, its last addresses stand. An answer that is missing altogether is told, and stands in
+/// the balancer's report; one that is missing in part is a debug event.
 ///
 /// Requests carry the name that was looked up as their `:authority`, and a certificate must carry it: for SRV the
 /// name without its service and protocol, as RFC 6125 has it, since whoever can forge an answer could name any host.

@@ -17,9 +17,6 @@ use crate::error::{BoxError, describe};
 /// and each name is two of them.
 const LOOK_UPS: usize = 8;
 
-/// How long records hold that nobody has said it of; the bounds of the TTL make of it what is right.
-const NO_TTL: Duration = Duration::MAX;
-
 /// What is looked up.
 #[derive(Debug, Clone)]
 pub(super) enum Question {
@@ -39,12 +36,12 @@ pub(super) struct Found {
 }
 
 /// What a round came to.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Round {
     /// By their ids.
     pub(super) found: BTreeMap<String, Found>,
-    /// How long it holds; of several records the shortest.
-    pub(super) ttl: Option<Duration>,
+    /// How long it holds; of several records the shortest, and of none for ever.
+    pub(super) ttl: Duration,
     /// Some address is of this round.
     fresh: bool,
     /// The first question that had no answer.
@@ -63,7 +60,12 @@ impl Question {
 
     /// Asks. A question without an answer has its last one, if it had any; what has no answer at all is an error.
     pub(super) async fn round(&self, dns: &impl Ask, last: &mut Last) -> Result<Round, BoxError> {
-        let mut round = Round::default();
+        let mut round = Round {
+            found: BTreeMap::new(),
+            ttl: Duration::MAX,
+            fresh: false,
+            unanswered: None,
+        };
         for name in dns.candidates(self.name())? {
             match self {
                 Self::Host { port, .. } => {
@@ -115,8 +117,8 @@ impl Round {
             .or_insert(found);
     }
 
-    fn holds(&mut self, ttl: Option<Duration>) {
-        self.ttl = self.ttl.into_iter().chain(ttl).min();
+    fn holds(&mut self, ttl: Duration) {
+        self.ttl = self.ttl.min(ttl);
     }
 
     /// The addresses of a name, and the last ones of a family that was not answered.
@@ -196,11 +198,6 @@ impl Round {
             }
         }
         Ok(())
-    }
-
-    /// How long it holds.
-    pub(super) fn holds_for(&self) -> Duration {
-        self.ttl.unwrap_or(NO_TTL)
     }
 
     /// Says that nothing was found, and why.

@@ -126,10 +126,10 @@ impl<A: Ask, M: Fn() -> Result<A, BoxError>> Source<A, M> {
         match round {
             Ok(round) if !round.found.is_empty() => {
                 let came = match &round.unanswered {
-                    None => Came::Whole(round.holds_for()),
+                    None => Came::Whole(round.ttl),
                     Some(error) => {
                         tracing::debug!(name, %error, "a question to DNS had no answer");
-                        Came::Part(round.holds_for())
+                        Came::Part(round.ttl)
                     }
                 };
                 self.schedule.came(came, now);

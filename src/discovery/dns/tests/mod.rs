@@ -51,7 +51,7 @@ impl Ask for Fake {
 fn records(ttl: u64, records: impl IntoIterator<Item = RData>) -> Result<Answer, String> {
     Ok(Answer {
         records: records.into_iter().collect(),
-        ttl: Some(Duration::from_secs(ttl)),
+        ttl: Duration::from_secs(ttl),
     })
 }
 
