@@ -367,10 +367,10 @@ impl Candidate {
     }
 
     /// As [`claim`](Self::claim), if the limits of the endpoint and of all together leave room. `Ok(None)` if it
-    /// was ejected meanwhile, or is full.
+    /// was ejected meanwhile.
     ///
     /// # Errors
-    /// The limit of all together.
+    /// The limit that leaves none.
     pub fn claim_within(&self, ignore_ejections: bool) -> Result<Option<Claim>, Limit> {
         let subchannel = &*self.subchannel;
         let Some(limiter) = &subchannel.limiter else {
@@ -379,7 +379,9 @@ impl Candidate {
         // Before a probing call is taken from the endpoint, which would be told of to give it back.
         limiter.has_room()?;
         match limiter.in_flight_per_endpoint() {
-            Some(most) if !subchannel.load.try_begin(most) => return Ok(None),
+            Some(most) if !subchannel.load.try_begin(most) => {
+                return Err(Limit::InFlightPerEndpoint(most));
+            }
             Some(_) => {}
             None => subchannel.load.begin(),
         }

@@ -50,8 +50,8 @@ where
         let may_be_full = limiter.is_some_and(|l| l.in_flight_per_endpoint().is_some());
         let counted = limiter.is_some_and(Limiter::counts_calls);
         let mut races = 0;
-        // The endpoint that the last race was for had no room any more.
-        let mut full = false;
+        // Why the last race was lost, if that was for room.
+        let mut full = None;
         let mut avoid_previous = true;
         loop {
             let request = self.request.as_ref().expect("polled after completion");
@@ -121,10 +121,11 @@ where
             // The clone first: claiming writes, and what is read after that would wait for it.
             let service = snapshot.services.get(candidate.slot()).cloned().flatten();
             if counted {
-                if let Some(limit) = self.claim_within(candidate, ignore_ejections) {
+                full = self.claim_within(candidate, ignore_ejections);
+                // Another endpoint may have room; where that is the limit of all, none has.
+                if let Some(limit @ Limit::InFlight(_)) = full {
                     return Choice::Full(limit);
                 }
-                full = self.claim.is_none() && candidate.is_full();
             } else {
                 self.claim = candidate.claim(ignore_ejections);
             }
@@ -171,7 +172,7 @@ where
         }
     }
 
-    /// Claims `candidate` if that is within the limits. Returns the one of all calls together, if that was met.
+    /// Claims `candidate` if that is within the limits. Returns the one that was met, if one was.
     #[cold]
     #[inline(never)]
     fn claim_within(&mut self, candidate: &Candidate, ignore_ejections: bool) -> Option<Limit> {
@@ -184,13 +185,12 @@ where
         }
     }
 
-    /// What to do when others were always quicker. `full`: to take the last place, and not to end what could
-    /// be used.
+    /// What to do when others were always quicker. `full`: to take the last place within this limit, and not to end
+    /// what could be used.
     #[cold]
-    fn lost(&self, snapshot: &Snapshot<S>, full: bool) -> Choice<S, S::Future> {
-        let limiter = self.shared.limiter().filter(|_| full);
-        match limiter.and_then(|limiter| limiter.in_flight_per_endpoint()) {
-            Some(most) => Choice::Full(Limit::InFlightPerEndpoint(most)),
+    fn lost(&self, snapshot: &Snapshot<S>, full: Option<Limit>) -> Choice<S, S::Future> {
+        match full {
+            Some(limit) => Choice::Full(limit),
             None => self.nothing(snapshot),
         }
     }

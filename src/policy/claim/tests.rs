@@ -1,6 +1,9 @@
 use super::*;
+use crate::endpoint::ConnectivityState;
+use crate::health::limits::Limiter;
+use crate::health::{Ejection, Ejections, Limit, Limits};
 use crate::load::{Measures, ReportRules};
-use crate::policy::Candidates;
+use crate::policy::{Candidate, Candidates};
 
 #[test]
 fn a_word_holds_the_terms_apart() {
@@ -153,4 +156,33 @@ fn a_report_is_kept_only_if_the_policy_has_reports_measured() {
         let kept = candidate.subchannel().reports().queue().is_some();
         assert_eq!(kept, wanted, "{measures:?}");
     }
+}
+
+#[test]
+fn a_claim_that_is_refused_says_for_which_limit_or_that_the_endpoint_is_out() {
+    let limits = Limits::default()
+        .with_max_in_flight(2)
+        .with_max_in_flight_per_endpoint(1);
+    let limiter = Arc::new(Limiter::new(limits));
+    let rules = Arc::new(Ejections::new(Ejection::default()));
+    rules.set_endpoints(3);
+    let [a, b, c] = ["a", "b", "c"].map(|name| {
+        let subchannel = Subchannel::new(1, name.into(), rules.clone());
+        let subchannel = Arc::new(subchannel.limited_by(limiter.clone()));
+        Candidate::new(0, name.into(), subchannel, 1, ConnectivityState::Ready)
+    });
+    let limit = |candidate: &Candidate| candidate.claim_within(false).err();
+    let first = a.claim_within(false).expect("there is room");
+    assert_eq!(
+        limit(&a),
+        Some(Limit::InFlightPerEndpoint(1)),
+        "one at each"
+    );
+    assert!(c.subchannel().health().eject(&rules), "one of three may be");
+    let refused = c.claim_within(false).expect("no limit is met");
+    assert!(refused.is_none(), "it is out");
+    let second = b.claim_within(false).expect("there is room");
+    assert_eq!(limit(&c), Some(Limit::InFlight(2)), "two of all");
+    drop((first, second));
+    assert_eq!(limit(&a), None, "the places are given back");
 }
