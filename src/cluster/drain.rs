@@ -51,14 +51,10 @@ enum Stage {
 }
 
 impl Drain {
-    /// Of these endpoints, which get no more calls from now on.
-    pub(super) fn new(keys: impl IntoIterator<Item = u64>, links: &mut Links) -> Self {
-        let keys: HashSet<u64> = keys.into_iter().collect();
-        for key in &keys {
-            links.leave(*key);
-        }
+    /// Of these endpoints, which have [left](Links::leave).
+    pub(super) fn new(keys: impl Iterator<Item = u64> + Clone, links: &Links) -> Self {
         let those = |what: fn(&Links, u64) -> bool| {
-            let keys = keys.iter().copied();
+            let keys = keys.clone();
             keys.filter(|key| what(links, *key)).collect()
         };
         Self {

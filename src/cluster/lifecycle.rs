@@ -146,9 +146,8 @@ impl Lifecycle {
     }
 
     /// Has all endpoints drained, whose order to leave is given already.
-    pub(super) fn shut_down(&mut self, deadline: Option<Instant>, links: &mut Links) {
-        let keys: Vec<u64> = links.keys().collect();
-        let drain = || Drain::new(keys, links);
+    pub(super) fn shut_down(&mut self, deadline: Option<Instant>, links: &Links) {
+        let drain = || Drain::new(links.keys(), links);
         self.shutdown.get_or_insert_with(drain).end_by(deadline);
     }
 
@@ -158,10 +157,11 @@ impl Lifecycle {
         key: u64,
         deadline: Option<Instant>,
         done: Reply<Drained>,
-        links: &mut Links,
+        links: &Links,
     ) {
         let begun = self.drains.entry(key);
-        let (drain, waiting) = begun.or_insert_with(|| (Drain::new([key], links), Vec::new()));
+        let new = || (Drain::new(std::iter::once(key), links), Vec::new());
+        let (drain, waiting) = begun.or_insert_with(new);
         drain.end_by(deadline);
         waiting.push(done);
     }

@@ -94,7 +94,7 @@ impl Links {
     }
 
     /// All that there are.
-    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
+    pub(super) fn keys(&self) -> impl Iterator<Item = u64> + Clone {
         self.by_key.keys().copied()
     }
 

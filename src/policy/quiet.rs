@@ -9,11 +9,11 @@ pub(super) type OnQuiet = OnceLock<Box<dyn Fn() + Send + Sync>>;
 
 impl Subchannel {
     /// It gets no more calls: `quiet` hears of the end of the last one, and of any that slipped in and ended.
-    /// Returns how many are under way; `quiet` is not called if none are. Only the first time counts.
-    pub(crate) fn drain(&self, quiet: impl Fn() + Send + Sync + 'static) -> u32 {
+    /// `quiet` is not called if none is under way. Only the first time counts.
+    pub(crate) fn drain(&self, quiet: impl Fn() + Send + Sync + 'static) {
         // Ahead of the mark, by which the ends know that somebody is to be told.
         let _ = self.on_quiet.set(Box::new(quiet));
-        self.load().drain()
+        self.load().drain();
     }
 
     /// The last call has ended, and that is waited for.

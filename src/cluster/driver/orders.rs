@@ -27,12 +27,12 @@ where
                 sources.discovery = None;
                 self.probing = None;
                 self.step(Event::ShutDown);
-                self.lifecycle.shut_down(deadline, &mut self.links);
+                self.lifecycle.shut_down(deadline, &self.links);
             }
             Command::Drain { id, deadline, done } => match self.cluster.drain(id.as_str()) {
                 Some(key) => {
                     self.perform();
-                    (self.lifecycle).drain(key, deadline, done, &mut self.links);
+                    (self.lifecycle).drain(key, deadline, done, &self.links);
                 }
                 None => refuse(done, &id, self.lifecycle.is_shut_down()),
             },
