@@ -64,6 +64,12 @@ impl Refresh {
         is_due
     }
 
+    /// No picker is due any more.
+    pub(super) fn end(&mut self) {
+        self.period = None;
+        self.due = None;
+    }
+
     /// A picker was built.
     pub(super) fn built(&mut self, now: Instant) {
         if self.period.is_none() {
@@ -109,5 +115,23 @@ impl Policy for Listener {
         if self.rests.load(Ordering::Relaxed) && self.rests.swap(false, Ordering::Relaxed) {
             self.woken.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::OrcaWeightedRoundRobin;
+
+    #[test]
+    fn nothing_is_due_after_the_end() {
+        let mut refresh = Refresh::new(Arc::new(OrcaWeightedRoundRobin::default()));
+        let now = Instant::now();
+        refresh.begin(now);
+        let due = refresh.due().expect("the policy goes by time");
+        refresh.end();
+        refresh.begin(now);
+        assert_eq!(refresh.due(), None, "no timer is set for it");
+        assert!(!refresh.take_due(due), "nor is it taken");
     }
 }

@@ -26,6 +26,7 @@ where
             Command::ShutDown { deadline } => {
                 sources.discovery = None;
                 self.probing = None;
+                self.refresh.end();
                 self.step(Event::ShutDown);
                 self.lifecycle.shut_down(deadline, &self.links);
             }
