@@ -24,7 +24,7 @@ impl Authority {
     /// Reads `host` or `host:port`.
     ///
     /// # Errors
-    /// A configuration error of the field `authority` for anything else, a user name among it.
+    /// A configuration error of the field `authority` for anything else, a user name or the port 0 among it.
     pub fn new(text: &str) -> Result<Self, Error> {
         let message = || format!("{text:?} is not of the form host:port");
         let read: http::uri::Authority = text
@@ -32,7 +32,11 @@ impl Authority {
             .map_err(|error| Error::config_because("authority", message(), Box::new(error)))?;
         // What follows the host's last bracket is the port; http leaves a bad one for later.
         let port = text.get(read.host().len()..).unwrap_or_default();
-        let is_port = |port: &str| port.parse::<u16>().is_ok();
+        // Digits alone: a sign would be read, too.
+        let is_port = |port: &str| {
+            port.bytes().all(|byte| byte.is_ascii_digit())
+                && port.parse::<u16>().is_ok_and(|n| n > 0)
+        };
         let bad_port = !port.is_empty() && !port.strip_prefix(':').is_some_and(is_port);
         if read.host().is_empty() || text.contains('@') || bad_port {
             return Err(Error::config("authority", message()));
@@ -79,7 +83,7 @@ mod tests {
         }
         for text in [
             "", ":1", "a b", "a/b", "u@a", "http://a", "[::1", "\u{e9}", "a:", "a:http", "a:99999",
-            "[::1]x",
+            "a:+1", "a:0", "[::1]x",
         ] {
             let error = Authority::new(text).expect_err(text);
             assert_eq!(error.field(), Some("authority"), "{text}: {error}");
