@@ -112,9 +112,7 @@ impl Control {
                 .unwrap_or_default()
         })
     }
-}
 
-impl Control {
     pub(super) fn drain(&self, id: EndpointId, limit: Duration) -> Answer<Drained> {
         let deadline = deadline(limit);
         self.order(|done| Command::Drain { id, deadline, done })

@@ -66,6 +66,12 @@ enum Cut {
     Done,
 }
 
+impl Cut {
+    fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown | Self::Due)
+    }
+}
+
 impl ConnectionEvents {
     pub(crate) fn new(subchannel: Arc<Subchannel>, connection: u64, inbox: Inbox) -> Self {
         Self {
@@ -117,11 +123,12 @@ impl ConnectionEvents {
 
     /// Says how the connection is closed at once, with the calls under way on it, which are to fail: `cut` is
     /// called when the deadline of a [shutdown](crate::Balance::shutdown) or a [drain](crate::Balance::drain) is
-    /// over, at most once, and by this very method if that was before. It must not block. Only the first one
-    /// counts.
+    /// over, or the connection is open yet a second after the last of their calls; at most once, and by this very
+    /// method if that was before. It must not block. Only the first one counts.
     ///
     /// Who says so keeps these events, or a clone, for as long as the connection is open, and no longer: by the drop
-    /// of the last clone the balancer knows that it is closed. Without this a connection cannot be cut: its service
+    /// of the last clone the balancer knows that it is closed. `cut` itself holds none: it is kept by them until it is
+    /// called, and they would live for ever. Without this a connection cannot be cut: its service
     /// is dropped, and the calls under way go on to their own end.
     pub fn on_cut(&self, cut: impl FnOnce() + Send + 'static) {
         let mut state = self.inner.cut();
@@ -180,8 +187,8 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let known = !matches!(*self.cut(), Cut::Unknown | Cut::Due);
-        if known && let Some(inbox) = &self.inbox {
+        let is_known = self.cut().is_known();
+        if is_known && let Some(inbox) = &self.inbox {
             let _ = inbox.send(Ended {
                 key: self.subchannel.key(),
                 connection: self.connection,
@@ -204,7 +211,7 @@ impl Line {
     /// Whether it is known how to close it at once. Of one that is not open it is not.
     pub(crate) fn can_be_cut(&self) -> bool {
         let open = self.0.upgrade();
-        open.is_some_and(|inner| !matches!(*inner.cut(), Cut::Unknown | Cut::Due))
+        open.is_some_and(|inner| inner.cut().is_known())
     }
 
     /// Closes it, with the calls under way.
@@ -213,10 +220,11 @@ impl Line {
             return;
         };
         let mut state = inner.cut();
-        let before = std::mem::replace(&mut *state, Cut::Due);
-        if !matches!(before, Cut::Unknown | Cut::Due) {
-            *state = Cut::Done;
-        }
+        let after = match state.is_known() {
+            true => Cut::Done,
+            false => Cut::Due,
+        };
+        let before = std::mem::replace(&mut *state, after);
         drop(state);
         if let Cut::By(cut) = before {
             run(cut);

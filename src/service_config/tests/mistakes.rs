@@ -17,14 +17,10 @@ fn assert_mistake(json: &Value, path: &str, what: &str) {
 type InField = (&'static str, Value, &'static str, &'static str);
 
 /// The fields are those of `place`, and `config` is one with this field there.
-fn assert_mistakes<const N: usize>(
-    place: &str,
-    config: impl Fn(&str, &Value) -> Value,
-    rows: [InField; N],
-) {
+fn assert_mistakes(place: &str, config: impl Fn(&str, &Value) -> Value, rows: &[InField]) {
     for (field, value, rest, what) in rows {
         let path = format!("{place}.{field}{rest}");
-        assert_mistake(&config(field, &value), &path, what);
+        assert_mistake(&config(field, value), &path, what);
     }
 }
 
@@ -131,7 +127,7 @@ fn mistakes_of_policies_have_their_path() {
     assert_mistakes(
         "loadBalancingConfig[0]",
         policy,
-        [
+        &[
             ("round_robin", Value::Null, "", "expected an object"),
             ("pick_first", json!([true]), "", "expected an object"),
             (
@@ -218,7 +214,7 @@ fn mistakes_of_outlier_detection_have_their_path() {
     assert_mistakes(
         "loadBalancingConfig[0].outlier_detection_experimental",
         outliers,
-        [
+        &[
             ("maxEjectionPercent", json!(101), "", "from 0 to 100"),
             ("interval", json!("-1s"), "", "from 0 on"),
             (
@@ -249,7 +245,7 @@ fn mistakes_of_methods_have_their_path() {
     assert_mistakes(
         "methodConfig[1]",
         method,
-        [
+        &[
             ("name", json!({}), "", "a sequence"),
             (
                 "name",
@@ -299,7 +295,7 @@ fn mistakes_of_retries_have_their_path() {
     assert_mistakes(
         place,
         retry,
-        [
+        &[
             ("maxAttempts", json!(1), "", "from 2 on"),
             ("maxAttempts", json!(2.5), "", "whole"),
             ("maxAttempts", json!("NaN"), "", "whole"),
@@ -335,7 +331,7 @@ fn mistakes_of_hedges_have_their_path() {
             policy[field] = value.clone();
             hedging(policy)
         },
-        [
+        &[
             ("maxAttempts", json!(1), "", "from 2 on"),
             ("hedgingDelay", json!(1), "", "seconds"),
             ("nonFatalStatusCodes", json!([0]), "[0]", "but OK"),
@@ -352,7 +348,7 @@ fn mistakes_of_the_throttle_have_their_path() {
             throttle[field] = value.clone();
             json!({ "retryThrottling": throttle })
         },
-        [
+        &[
             ("maxTokens", json!(0), "", "from 1 to 1000"),
             ("maxTokens", json!(1001), "", "from 1 to 1000"),
             ("tokenRatio", json!(0), "", "above 0"),
