@@ -32,7 +32,8 @@ pub enum Outcome {
     Success,
     /// The endpoint is at fault. Enough of these in a row eject it.
     Failure,
-    /// The endpoint is there but has no room. Counted as a failed call, never a reason to eject.
+    /// The endpoint is there but has no room. Counted as a failed call, and no reason to eject unless
+    /// [that is asked for](crate::health::Ejection::with_consecutive_overloads).
     Overload {
         /// How long the endpoint asked to be left alone, if it said so.
         retry_after: Option<Duration>,

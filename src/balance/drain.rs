@@ -6,7 +6,6 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-
 use std::time::Duration;
 
 use crate::balance::Balance;
@@ -20,6 +19,9 @@ impl<S: Send + Sync + 'static, T> Balance<S, T> {
     /// and its clones; those under way finish, within `deadline` from now; what is left then is cut, and its
     /// connection closes. Zero cuts at once, and [`Duration::MAX`] is no limit. What can be cut is as with
     /// [`shutdown`](Self::shutdown).
+    ///
+    /// A call may slip in yet where a health check finds the endpoint well at this very moment; it counts among those
+    /// under way.
     ///
     /// The drain begins when this is called and goes on by itself if the future is dropped; the future waits for its
     /// end, and keeps the balancer alive meanwhile. If the last handle goes during a drain that nobody waits for,

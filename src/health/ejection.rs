@@ -24,9 +24,10 @@ use crate::math::atomic::{AtomicUsize, Ordering};
 /// here: a dial that fails or a connection that ends takes its endpoint out by its connectivity state.
 ///
 /// A call that its caller gives up says nothing by itself. But with a policy that measures latency to the first
-/// data (the default, peak EWMA), five in a row without any answer between, each older than the latency that the
+/// data (the default, peak EWMA), five in a row with nothing answered between, each older than the latency that the
 /// policy expects of the endpoint, count as one failure. Expected is a second of one that has not answered yet by its
-/// connection, and never less than a quarter of the last latency, or a second if that is less.
+/// connection, and never less than a quarter of the last latency, or a second if that is less. Answered is what brings data, or ends as a success, a failure or an
+/// overload; a head without either, or an outcome that is [`Ignored`](crate::outcome::Outcome::Ignored), is not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ejection {
     consecutive_failures: u32,

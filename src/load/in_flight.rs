@@ -7,7 +7,7 @@ use crate::math::atomic::{AtomicU64, Ordering};
 /// accesses are relaxed.
 ///
 /// Every call writes here, and an atomic write costs as much as a pick. So calls under way and calls
-/// started share a word: room for 2^23 at once, and for 2^40 before the count starts over. Whether the end of the
+/// started share a word: room for 2^23 - 1 at once, and for 2^40 before the count starts over. Whether the end of the
 /// last call is waited for is a bit of the same word: an end that brings the count to zero sees it or comes
 /// before it, and no end costs another access.
 #[derive(Debug, Default)]

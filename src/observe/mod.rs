@@ -130,7 +130,7 @@ pub struct EndpointReport {
 pub enum DrainStage {
     /// Calls that it had are under way, or its connection is not closed yet.
     Draining,
-    /// It has no calls left.
+    /// It is over. The calls that could not be cut may be under way yet: [`Drained::left`].
     Drained,
 }
 

@@ -257,7 +257,8 @@ async fn connect(address: &str) -> Result<(), BoxError> {
 /// where the address is no `host:port` and no URI, the path alone. A redirect is not followed.
 ///
 /// It has a `host`, as HTTP/1.1 asks for: that of its URI, unless one was [set](Self::with_header). Where the
-/// address has none, it is to be set.
+/// address has none, it is to be set. Over HTTP/2 the URI's goes out as `:authority`, and one that is set beside it must
+/// be the same, or servers may refuse the request (RFC 9113 section 8.3.1).
 ///
 /// ```
 /// use bytes::Bytes;

@@ -196,7 +196,7 @@ pub(super) type Shared<S, E> = shared::Shared<S, E, Rules>;
 /// A call that is not hedged costs what one with [`Retry`](crate::retry::Retry) costs, another look at the clock, a
 /// timer unless it is answered at once, and, where the delay is a quantile, one more look at the clock and an
 /// atomic addition when it is answered. The lock of the request's body, which only those who read the body take too, is
-/// taken once each time it is polled in vain, and twice at its answer. A hedge costs a clone of the service and of
+/// taken once each time it is polled in vain, and three times at its answer, four if that is an error. A hedge costs a clone of the service and of
 /// the request's head, and a few allocations; while there is one, a poll in vain takes that lock twice.
 ///
 /// # Runtime
