@@ -1,5 +1,6 @@
 //! The orderly end of a channel over real servers.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use evenkeel::discovery::Handle;
@@ -12,7 +13,7 @@ use tokio::runtime::Handle as Runtime;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::proto::{EchoReply, EchoRequest, demo_client::DemoClient};
-use crate::support::{Behaviour, Method, PATIENCE, TestServer, all_ready, eventually, within};
+use crate::support::{Behaviour, Method, TestServer, all_ready, eventually, within};
 use crate::{channel, ready};
 
 /// Long, and not reached by any test.
@@ -68,8 +69,9 @@ async fn unary(channel: Channel) -> Result<EchoReply, Status> {
 }
 
 async fn call_begun(server: &TestServer) {
-    eventually("the call is under way", || {
-        server.calls(Method::Echo).in_flight() == 1
+    // One of a moment may be over when this looks.
+    eventually("the call has begun", || {
+        server.calls(Method::Echo).started == 1
     })
     .await;
 }
@@ -82,7 +84,7 @@ fn source(status: &Status) -> &Error {
 #[tokio::test]
 async fn calls_and_streams_under_way_finish_and_no_other_begins() {
     let (server, before, channel, (requests, mut replies)) = one_with_stream().await;
-    server.set(Behaviour::after(Duration::from_millis(50)));
+    server.set(Behaviour::after(Duration::from_millis(300)));
     let slow = tokio::spawn(unary(channel.clone()));
     call_begun(&server).await;
 
@@ -132,7 +134,8 @@ async fn a_stream_without_end_is_cut_at_the_deadline() {
     let outcome = within("the deadline holds", channel.shutdown(limit)).await;
     let took = began.elapsed();
     assert!(took >= limit, "calls have until the deadline: {took:?}");
-    assert!(took < PATIENCE, "and no longer: {took:?}");
+    let soon = Duration::from_secs(5);
+    assert!(took < soon, "and no longer: {took:?}");
     assert_eq!((outcome.cut, outcome.left), (2, 0), "both calls were cut");
     for error in [
         within("the stream fails", replies.message())
@@ -255,19 +258,22 @@ async fn a_drained_server_loses_its_calls_to_the_others_and_no_call_is_lost() {
         server.set(Behaviour::after(Duration::from_millis(5)));
     }
     let [drained, other] = &servers;
-    let callers = (0..8).map(|_| {
-        let channel = channel.clone();
-        async move {
-            for _ in 0..20 {
-                unary(channel.clone()).await.expect("no call is lost");
-            }
+    let over = AtomicBool::new(false);
+    let callers = (0..8).map(|_| async {
+        let mut after = 0..5;
+        while !over.load(Ordering::SeqCst) || after.next().is_some() {
+            unary(channel.clone()).await.expect("no call is lost");
         }
     });
     let drain = async {
-        eventually("both have calls", || drained.total().started > 4).await;
+        eventually("both have calls", || {
+            servers.iter().all(|server| server.total().started > 4)
+        })
+        .await;
         let outcome = channel.drain(drained.uri(), LONG);
         let outcome = within("its calls end", outcome).await.unwrap();
         assert!(outcome.is_clean(), "none was cut: {outcome:?}");
+        over.store(true, Ordering::SeqCst);
         drained.total()
     };
     let (_, at_the_end) = tokio::join!(futures::future::join_all(callers), drain);
