@@ -17,7 +17,7 @@ use crate::knot::Knot;
 use crate::mirror::{Mirror, SEEN_URI};
 use crate::only;
 use crate::support::proto::{EchoRequest, demo_client::DemoClient};
-use crate::support::{Behaviour, TestServer, all_ready, eventually, within};
+use crate::support::{Behaviour, PATIENCE, TestServer, all_ready, eventually, within};
 
 const HOST: &str = "demo.evenkeel.example";
 const SERVICE: &str = "_grpc._tcp.demo.evenkeel.example";
@@ -26,7 +26,7 @@ const SERVICE: &str = "_grpc._tcp.demo.evenkeel.example";
 fn often(dns: Dns, knot: &Knot) -> Dns {
     dns.with_name_servers([knot.address()])
         .with_interval(Duration::from_millis(20))
-        .with_timeout(Duration::from_millis(500))
+        .with_timeout(PATIENCE)
 }
 
 fn host(knot: &Knot, port: u16) -> Dns {
@@ -284,8 +284,10 @@ async fn a_server_that_dies_takes_nothing_with_it_and_one_that_comes_back_is_ask
     let Some((mut knot, server, port)) = with_server("1 A 127.0.0.1") else {
         return;
     };
+    // So long is a dead server waited for.
+    let dns = host(&knot, port).with_timeout(Duration::from_millis(500));
     let channel = Channel::builder()
-        .discovery(host(&knot, port).updates().unwrap())
+        .discovery(dns.updates().unwrap())
         .build()
         .unwrap();
     all_ready(&channel).await;
