@@ -14,15 +14,13 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::cluster::links::Links;
+use crate::math::FAR;
 use crate::observe::Drained;
 
 /// How long a connection without calls may take to close by itself, and one that was cut to close at all. A task
 /// needs a turn of the runtime; an HTTP/2 connection stays open while somebody holds a response that has ended; a
 /// connector of the user's may do as it likes.
 const CLOSING: Duration = Duration::from_secs(1);
-
-/// As far ahead as any deadline goes: thirty years. The runtime's timer adds to what it is given.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
 
 /// The end of `limit` from now; `None` if that is none.
 pub(super) fn deadline(limit: Duration) -> Option<Instant> {

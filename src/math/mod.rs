@@ -4,6 +4,7 @@
 pub mod alias;
 pub(crate) mod atomic;
 pub mod backoff;
+mod far;
 pub mod maglev;
 pub mod moment;
 pub mod quantile;
@@ -17,6 +18,7 @@ pub(crate) mod weights;
 
 pub use alias::Alias;
 pub use backoff::Backoff;
+pub(crate) use far::{FAR, after};
 pub use maglev::MaglevTable;
 pub use moment::Moment;
 pub use quantile::RunningQuantile;

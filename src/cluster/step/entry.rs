@@ -9,6 +9,7 @@ use crate::cluster::snapshot::{Detail, EjectionDetail};
 use crate::connection::End;
 use crate::endpoint::{ConnectivityState, Endpoint};
 use crate::health::{Cause, Ejection, OutlierDetection, Verdict};
+pub(super) use crate::math::after;
 use crate::math::{Backoff, Rng};
 use crate::observe::DrainStage;
 use crate::policy::{Candidate, Subchannel};
@@ -20,14 +21,6 @@ const EJECTION_DECAY: Duration = Duration::from_secs(10);
 /// After a connection that was ready, the next dial starts no sooner than this part of the base
 /// delay after the last one: a server that accepts and hangs up must not be dialled in a tight loop.
 const REDIAL_FRACTION: u32 = 10;
-
-/// As far ahead as any wait goes. "No limit" is written as a time that no clock reaches, and adding
-/// that to an instant would panic.
-const FAR: Duration = Duration::from_secs(30 * 365 * 24 * 60 * 60);
-
-pub(super) fn after(start: Instant, delay: Duration) -> Instant {
-    start + delay.min(FAR)
-}
 
 #[derive(Debug)]
 pub(super) enum Phase<S> {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::math::{Backoff, Rng};
+use crate::math::{Backoff, Rng, after};
 
 /// See [`Dns`](crate::discovery::Dns).
 #[derive(Debug, Clone)]
@@ -42,13 +42,6 @@ pub(super) struct Schedule {
     partial: u32,
     /// Rounds in a row that came to nothing.
     empty: u32,
-}
-
-/// For times that nobody lives to see: `Instant` has an end.
-const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
-
-fn after(time: Instant, wait: Duration) -> Instant {
-    time + wait.min(LONGEST)
 }
 
 impl Schedule {
