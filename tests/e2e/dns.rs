@@ -9,6 +9,7 @@ use evenkeel::discovery::{Dns, DnsUpdates, Targets, Update};
 use evenkeel::endpoint::Authority;
 use evenkeel::grpc::Channel;
 use evenkeel::math::Backoff;
+use evenkeel::observe::PassedOver;
 use evenkeel::policy::RoundRobin;
 use futures::StreamExt;
 use tonic::Request;
@@ -186,10 +187,29 @@ async fn services_have_their_ports_weights_and_priorities_and_a_change_keeps_the
         .build()
         .unwrap();
     all_ready(&channel).await;
-    assert_eq!(echo(&channel).await.unwrap(), "a");
-    let first = only(&channel);
-    assert_eq!(first.id.as_str(), format!("host.evenkeel.example:{a}"));
-    assert_eq!(first.weight, 3, "the other has a higher priority value");
+    for _ in 0..20 {
+        let answer = echo(&channel).await.unwrap();
+        assert_eq!(answer, "a", "the other has a higher priority value");
+    }
+    let mut endpoints = channel.report().endpoints;
+    endpoints.sort_by_key(|endpoint| endpoint.priority);
+    let seen: Vec<_> = endpoints
+        .iter()
+        .map(|e| (e.id.to_string(), e.weight, e.priority))
+        .collect();
+    let id = |port| format!("host.evenkeel.example:{port}");
+    assert_eq!(seen, [(id(a), 3, 10), (id(b), 1, 20)]);
+    assert_eq!(endpoints[1].passed_over, Some(PassedOver::Priority));
+    servers[0].kill().await;
+    eventually("the next priority takes over", || {
+        let mut endpoints = channel.report().endpoints.into_iter();
+        endpoints.any(|e| e.priority == 20 && e.passed_over.is_none())
+    })
+    .await;
+    assert_eq!(echo(&channel).await.unwrap(), "b");
+    servers[0].restart().await;
+    all_ready(&channel).await;
+    let accepted = servers[0].accepted();
     knot.change([
         record("unset", "SRV".into()),
         record("set", format!("1 SRV 10 7 {a} host")),
@@ -209,7 +229,7 @@ async fn services_have_their_ports_weights_and_priorities_and_a_change_keeps_the
     all_ready(&channel).await;
     assert_eq!(
         servers[0].accepted(),
-        1,
+        accepted,
         "a change of weight dials nothing anew"
     );
     let targets = Targets::new().source(&format!("dns+srv://{}/{SERVICE}", knot.address()));

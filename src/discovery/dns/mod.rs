@@ -31,8 +31,8 @@ use timing::{Schedule, Timing};
 ///
 /// [`host`](Self::host) has each A and AAAA record of a host as an endpoint, at the port that is named, as gRPC
 /// does. [`srv`](Self::srv) has each SRV record as one, with the record's port and weight; its host's addresses are
-/// those of one server. Only the records of the lowest priority value with an address are used: this crate fails
-/// over between endpoints, not yet between priorities. A weight of 0 counts as 1.
+/// those of one server. Its priority is the [endpoint's](crate::Endpoint::with_priority): those of a greater value get
+/// what those of a lower one cannot carry. A weight of 0 counts as 1.
 ///
 /// The name is asked for again when the shortest TTL of its records is over, or at a fixed interval. When an endpoint
 /// cannot be reached it is asked for earlier, at most every 30 s. What cannot be answered (errors, no answer in

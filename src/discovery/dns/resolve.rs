@@ -1,5 +1,6 @@
 //! From a name to endpoints: one round of questions.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -33,6 +34,19 @@ pub(super) struct Found {
     /// IPv6 before IPv4, as RFC 6724 would have it where both can be reached.
     pub(super) addresses: Vec<SocketAddr>,
     pub(super) weight: u32,
+    pub(super) priority: u32,
+}
+
+impl Found {
+    /// An address by itself.
+    pub(super) fn address(address: SocketAddr) -> Self {
+        Self {
+            id: address.to_string(),
+            addresses: vec![address],
+            weight: 1,
+            priority: 0,
+        }
+    }
 }
 
 /// What a round came to.
@@ -72,11 +86,7 @@ impl Question {
                     let found = look_up(dns, name).await;
                     for ip in round.take(found, last) {
                         let address = SocketAddr::new(ip, *port);
-                        round.find(Found {
-                            id: address.to_string(),
-                            addresses: vec![address],
-                            weight: 1,
-                        });
+                        round.find(Found::address(address));
                     }
                 }
                 Self::Service { .. } => round.service(dns, last, name).await?,
@@ -108,13 +118,21 @@ async fn look_up(dns: &impl Ask, name: Name) -> LookedUp {
 }
 
 impl Round {
-    /// Takes an endpoint. A service may name one twice: that is one with both weights.
+    /// Takes an endpoint. A service may name one twice: that is one with both weights, or with the higher priority.
     fn find(&mut self, found: Found) {
-        let weight = found.weight;
-        self.found
-            .entry(found.id.clone())
-            .and_modify(|same| same.weight = same.weight.saturating_add(weight))
-            .or_insert(found);
+        match self.found.entry(found.id.clone()) {
+            Entry::Vacant(place) => {
+                place.insert(found);
+            }
+            Entry::Occupied(mut same) if found.priority == same.get().priority => {
+                let same = same.get_mut();
+                same.weight = same.weight.saturating_add(found.weight);
+            }
+            Entry::Occupied(mut same) if found.priority < same.get().priority => {
+                same.insert(found);
+            }
+            Entry::Occupied(_) => {}
+        }
     }
 
     fn holds(&mut self, ttl: Duration) {
@@ -148,7 +166,7 @@ impl Round {
         addresses
     }
 
-    /// The records of a service: those of the lowest priority that has any address (RFC 2782).
+    /// The records of a service.
     async fn service(
         &mut self,
         dns: &impl Ask,
@@ -156,46 +174,40 @@ impl Round {
         name: Name,
     ) -> Result<(), BoxError> {
         let answer = dns.ask(name, RecordType::SRV).await?;
-        let mut by_priority: BTreeMap<u16, Vec<&SRV>> = BTreeMap::new();
-        for record in &answer.records {
+        let services = answer.records.iter().filter_map(|record| match record {
             // The root for a name says that there is no such service; nobody listens at port 0.
-            if let RData::SRV(srv) = record
-                && !srv.target.is_root()
-                && srv.port != 0
-            {
-                by_priority.entry(srv.priority).or_default().push(srv);
-            }
-        }
-        for records in by_priority.values() {
+            RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(srv),
+            _ => None,
+        });
+        let services: Vec<&SRV> = services.collect();
+        if !services.is_empty() {
             self.holds(answer.ttl);
-            let names: BTreeSet<Name> = records.iter().map(|srv| srv.target.clone()).collect();
-            let looked_up: Vec<LookedUp> = stream::iter(names)
-                .map(|name| look_up(dns, name))
-                .buffer_unordered(LOOK_UPS)
-                .collect()
-                .await;
-            let mut addresses = HashMap::new();
-            for looked_up in looked_up {
-                let name = looked_up.name.clone();
-                addresses.insert(name, self.take(looked_up, last));
+        }
+        let names: BTreeSet<Name> = services.iter().map(|srv| srv.target.clone()).collect();
+        let looked_up: Vec<LookedUp> = stream::iter(names)
+            .map(|name| look_up(dns, name))
+            .buffer_unordered(LOOK_UPS)
+            .collect()
+            .await;
+        let mut addresses = HashMap::new();
+        for looked_up in looked_up {
+            let name = looked_up.name.clone();
+            addresses.insert(name, self.take(looked_up, last));
+        }
+        for srv in services {
+            let ips = addresses.get(&srv.target).into_iter().flatten();
+            let addresses: Vec<_> = ips.map(|ip| SocketAddr::new(*ip, srv.port)).collect();
+            if addresses.is_empty() {
+                continue;
             }
-            for srv in records {
-                let ips = addresses.get(&srv.target).into_iter().flatten();
-                let addresses: Vec<_> = ips.map(|ip| SocketAddr::new(*ip, srv.port)).collect();
-                if addresses.is_empty() {
-                    continue;
-                }
-                let host = srv.target.to_ascii().to_ascii_lowercase();
-                self.find(Found {
-                    id: format!("{}:{}", host.trim_end_matches('.'), srv.port),
-                    addresses,
-                    // 0 is for a very small share, and the least here is 1.
-                    weight: u32::from(srv.weight).max(1),
-                });
-            }
-            if !self.found.is_empty() || self.unanswered.is_some() {
-                break;
-            }
+            let host = srv.target.to_ascii().to_ascii_lowercase();
+            self.find(Found {
+                id: format!("{}:{}", host.trim_end_matches('.'), srv.port),
+                addresses,
+                // 0 is for a very small share, and the least here is 1.
+                weight: u32::from(srv.weight).max(1),
+                priority: u32::from(srv.priority),
+            });
         }
         Ok(())
     }

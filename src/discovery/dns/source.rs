@@ -38,7 +38,7 @@ impl fmt::Debug for DnsUpdates {
 impl DnsUpdates {
     /// One state that stays: an address needs no look-up.
     pub(super) fn fixed(address: SocketAddr, authority: Authority) -> Self {
-        let endpoint = made(&address.to_string(), &[address], 1).with(authority);
+        let endpoint = made(&Found::address(address)).with(authority);
         Self(Box::pin(stream::iter([Ok(Update::new([endpoint]))])))
     }
 
@@ -165,7 +165,7 @@ impl<A: Ask, M: Fn() -> Result<A, BoxError>> Source<A, M> {
                 Some((same, endpoint)) if same == found => endpoint,
                 _ => {
                     changed = true;
-                    made(&found.id, &found.addresses, found.weight)
+                    made(&found)
                         .with(self.authority.clone())
                         .with(self.hint.clone())
                 }
@@ -182,11 +182,13 @@ impl<A: Ask, M: Fn() -> Result<A, BoxError>> Source<A, M> {
     }
 }
 
-fn made(id: &str, addresses: &[SocketAddr], weight: u32) -> Endpoint {
-    let mut addresses = addresses.iter().map(|address| format!("http://{address}"));
+fn made(found: &Found) -> Endpoint {
+    let addresses = found.addresses.iter();
+    let mut addresses = addresses.map(|address| format!("http://{address}"));
     let first = addresses.next().unwrap_or_default();
     Endpoint::new(first)
         .with_addresses(addresses.map(Arc::<str>::from))
-        .with_id(id)
-        .with_weight(weight)
+        .with_id(&*found.id)
+        .with_weight(found.weight)
+        .with_priority(found.priority)
 }

@@ -302,6 +302,7 @@ async fn records_of_a_service_have_their_port_weight_and_priority() {
         srv(10, 0, 2, "x.example."),
         srv(10, 5, 3, "nobody.example."),
         srv(20, 9, 4, "y.example."),
+        srv(20, 7, 1, "x.example."),
     ];
     dns.says("_grpc._tcp.a.example.", RecordType::SRV, records(60, all));
     dns.says("x.example.", RecordType::A, records(60, [v4(1)]));
@@ -309,9 +310,16 @@ async fn records_of_a_service_have_their_port_weight_and_priority() {
     dns.says("y.example.", RecordType::A, records(60, [v4(2)]));
     let mut updates = dns.updates(Dns::srv(service).unwrap());
     let found = state(&mut updates).await;
-    let seen: Vec<(&str, Vec<&str>, u32)> = found
+    let seen: Vec<(&str, Vec<&str>, u32, u32)> = found
         .iter()
-        .map(|e| (e.id().as_str(), e.addresses().collect(), e.weight()))
+        .map(|e| {
+            (
+                e.id().as_str(),
+                e.addresses().collect(),
+                e.weight(),
+                e.priority(),
+            )
+        })
         .collect();
     assert_eq!(
         seen,
@@ -319,33 +327,39 @@ async fn records_of_a_service_have_their_port_weight_and_priority() {
             (
                 "x.example:1",
                 vec!["http://[fd00::1]:1", "http://10.0.0.1:1"],
-                30
+                30,
+                10
             ),
             (
                 "x.example:2",
                 vec!["http://[fd00::1]:2", "http://10.0.0.1:2"],
-                1
+                1,
+                10
             ),
+            ("y.example:4", vec!["http://10.0.0.2:4"], 9, 20),
         ],
-        "the lowest priority only; what is named twice is one, and a host with two addresses is one server"
+        "what is named twice is one, and a host with two addresses is one server"
     );
     let authority = found[0].get::<Authority>().unwrap();
     assert_eq!(authority.as_str(), "a.example", "not what an answer says");
 
-    dns.says("x.example.", RecordType::A, Err("SERVFAIL".into()));
-    silent(&mut updates, 300 * S).await;
-    dns.says("x.example.", RecordType::AAAA, Err("SERVFAIL".into()));
+    for kind in [RecordType::A, RecordType::AAAA] {
+        dns.says("x.example.", kind, Err("SERVFAIL".into()));
+        silent(&mut updates, 300 * S).await;
+    }
+    dns.says("y.example.", RecordType::A, Err("SERVFAIL".into()));
     assert!(
         word(&mut updates).await.is_err(),
         "without any new address it is an error"
     );
+    dns.says("y.example.", RecordType::A, records(60, [v4(2)]));
     dns.says("x.example.", RecordType::A, records(60, []));
     dns.says("x.example.", RecordType::AAAA, records(60, []));
     let found = state(&mut updates).await;
     assert_eq!(
         ids(&found),
         ["y.example:4"],
-        "the next priority that has an address"
+        "a host without addresses is no endpoint"
     );
     dns.says(
         "_grpc._tcp.a.example.",
@@ -359,15 +373,7 @@ async fn records_of_a_service_have_their_port_weight_and_priority() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_error_is_no_reason_to_take_the_next_priority_or_the_next_domain() {
-    let dns = Fake::default();
-    let all = [srv(10, 1, 1, "x.example."), srv(20, 1, 2, "y.example.")];
-    dns.says("s.example.", RecordType::SRV, records(60, all));
-    dns.says("x.example.", RecordType::A, Err("SERVFAIL".into()));
-    dns.says("y.example.", RecordType::A, records(60, [v4(2)]));
-    let mut updates = dns.updates(Dns::srv("s.example").unwrap());
-    assert!(word(&mut updates).await.is_err());
-
+async fn an_error_is_no_reason_to_take_the_next_domain() {
     let dns = Fake {
         search: vec!["one".into(), "two".into()],
         ..Fake::default()
