@@ -31,7 +31,7 @@ use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
 use crate::cluster::watches::{self, AbortOnDrop};
 use crate::cluster::{clock, probes};
-use crate::connection::{ConnectionEvents, Connector, Inbox};
+use crate::connection::{ConnectionEvents, Connector, DialTerms, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::endpoint::RefreshHint;
 use crate::error::BoxError;
@@ -114,7 +114,11 @@ where
     settings.listener = settings.listener.map(|_| refresh.listener());
     let (checks, verdicts) = Checks::new(launch.health_check, &mut settings);
     let driver = Driver {
-        connect_timeout: settings.connect_timeout,
+        terms: DialTerms {
+            connect_timeout: settings.connect_timeout,
+            backoff: settings.backoff,
+            seed: settings.seed,
+        },
         load_reports: LoadReports::new(launch.load_reports, &settings),
         checks,
         cluster: Cluster::new(settings, limiter, Some(on_change)),
@@ -154,7 +158,7 @@ struct Sources {
 struct Driver<C: Connector, W, H> {
     cluster: Cluster<C::Service>,
     connector: Arc<C>,
-    connect_timeout: Duration,
+    terms: DialTerms,
     policy: Arc<dyn Policy>,
     refresh: Refresh,
     dials: Dials<C::Service>,
@@ -334,7 +338,8 @@ where
                     connection,
                 } => {
                     let inbox = self.inbox.clone();
-                    let events = ConnectionEvents::new(subchannel.clone(), connection, inbox);
+                    let listed = subchannel.clone();
+                    let events = ConnectionEvents::new(listed, connection, inbox, self.terms);
                     self.links.begin(&subchannel, events.line());
                     let dial = Dial {
                         endpoint,
@@ -343,7 +348,8 @@ where
                         events,
                     };
                     let connector = self.connector.clone();
-                    self.dials.begin(connector, dial, self.connect_timeout);
+                    self.dials
+                        .begin(connector, dial, self.terms.connect_timeout);
                 }
                 Effect::End { key, connection } => {
                     self.checks.end(key, connection);

@@ -423,6 +423,15 @@ impl<S: Clone> Cluster<S> {
         let Some(entry) = self.entries.get_mut(&ended.key) else {
             return;
         };
+        if let End::Beside(error) = ended.end {
+            if entry.phase.connection() == Some(ended.connection) {
+                let error = error.map(|error| Arc::from(describe(&*error)));
+                debug!(endpoint = %entry.endpoint.id(), error = error.as_deref(), "a further connection was dialled");
+                entry.beside(error);
+                self.touch(ended.key);
+            }
+            return;
+        }
         if let Phase::Dialing {
             connection,
             ended: early @ None,
@@ -452,7 +461,7 @@ impl<S: Clone> Cluster<S> {
                 debug!(endpoint = %entry.endpoint.id(), error = error.as_deref(), "connection ended");
                 entry.ended(error, backoff, now)
             }
-            End::Gone => return,
+            End::Gone | End::Beside(_) => return,
             End::NotReady(error) => {
                 let error: Arc<str> = describe(&*error).into();
                 debug!(endpoint = %entry.endpoint.id(), %error, "service is not ready any more");

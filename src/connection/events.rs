@@ -2,16 +2,20 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tracing::warn;
 
 use crate::error::BoxError;
+use crate::math::Backoff;
 use crate::policy::Subchannel;
 
-/// How a connection left the picks.
+/// How a connection left the picks, or nearly.
 #[derive(Debug)]
 pub(crate) enum End {
+    /// It has not: it goes on, and an attempt to make another one beside it ended, well or with this error.
+    Beside(Option<BoxError>),
     /// The peer takes no new calls; those under way may finish. HTTP/2's GOAWAY.
     Draining,
     /// It is gone. The error is kept for the endpoint's report.
@@ -35,6 +39,27 @@ pub(crate) struct Ended {
 /// Where the ends go.
 pub(crate) type Inbox = mpsc::UnboundedSender<Ended>;
 
+/// How a connector that makes further connections by itself is to do so.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DialTerms {
+    /// How long an attempt may take.
+    pub(crate) connect_timeout: Duration,
+    /// The delays between attempts.
+    pub(crate) backoff: Backoff,
+    pub(crate) seed: u64,
+}
+
+impl Default for DialTerms {
+    /// gRPC's connection backoff.
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(20),
+            backoff: Backoff::default(),
+            seed: 0,
+        }
+    }
+}
+
 /// By which a connection tells the balancer that it takes no more calls. Cheap to clone.
 ///
 /// The word takes effect at once, before the control plane has heard it: no call is dispatched to
@@ -52,6 +77,7 @@ struct Inner {
     connection: u64,
     ended: AtomicBool,
     inbox: Option<Inbox>,
+    terms: DialTerms,
     /// Looked at when a connection begins and when it is cut, and not by calls.
     cut: Mutex<Cut>,
 }
@@ -73,13 +99,19 @@ impl Cut {
 }
 
 impl ConnectionEvents {
-    pub(crate) fn new(subchannel: Arc<Subchannel>, connection: u64, inbox: Inbox) -> Self {
+    pub(crate) fn new(
+        subchannel: Arc<Subchannel>,
+        connection: u64,
+        inbox: Inbox,
+        terms: DialTerms,
+    ) -> Self {
         Self {
             inner: Arc::new(Inner {
                 subchannel,
                 connection,
                 ended: AtomicBool::new(false),
                 inbox: Some(inbox),
+                terms,
                 cut: Mutex::new(Cut::Unknown),
             }),
         }
@@ -94,6 +126,7 @@ impl ConnectionEvents {
                 connection: 0,
                 ended: AtomicBool::new(false),
                 inbox: None,
+                terms: DialTerms::default(),
                 cut: Mutex::new(Cut::Unknown),
             }),
         }
@@ -119,6 +152,23 @@ impl ConnectionEvents {
     /// Its service failed to become ready, which a watch found out.
     pub(crate) fn not_ready(&self, error: BoxError) {
         self.end(End::NotReady(error));
+    }
+
+    /// How further connections beside this one are to be made.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn dial_terms(&self) -> DialTerms {
+        let DialTerms { seed, .. } = self.inner.terms;
+        DialTerms {
+            // Not the same for all, which may be made at once.
+            seed: seed ^ self.inner.connection,
+            ..self.inner.terms
+        }
+    }
+
+    /// An attempt to make a further connection beside this one ended, well or with an error.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn beside(&self, error: Option<BoxError>) {
+        self.inner.tell(End::Beside(error));
     }
 
     /// Says how the connection is closed at once, with the calls under way on it, which are to fail: `cut` is
@@ -167,18 +217,22 @@ impl ConnectionEvents {
             return;
         }
         inner.subchannel.disconnected(inner.connection);
-        if let Some(inbox) = &inner.inbox {
-            // An inbox without a reader belongs to a balancer that has ended.
-            let _ = inbox.send(Ended {
-                key: inner.subchannel.key(),
-                connection: inner.connection,
-                end,
-            });
-        }
+        inner.tell(end);
     }
 }
 
 impl Inner {
+    fn tell(&self, end: End) {
+        if let Some(inbox) = &self.inbox {
+            // An inbox without a reader belongs to a balancer that has ended.
+            let _ = inbox.send(Ended {
+                key: self.subchannel.key(),
+                connection: self.connection,
+                end,
+            });
+        }
+    }
+
     fn cut(&self) -> MutexGuard<'_, Cut> {
         // Nothing of a user's runs under the lock.
         self.cut.lock().unwrap_or_else(PoisonError::into_inner)
@@ -188,12 +242,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         let is_known = self.cut().is_known();
-        if is_known && let Some(inbox) = &self.inbox {
-            let _ = inbox.send(Ended {
-                key: self.subchannel.key(),
-                connection: self.connection,
-                end: End::Gone,
-            });
+        if is_known {
+            self.tell(End::Gone);
         }
     }
 }

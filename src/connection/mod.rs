@@ -7,4 +7,4 @@ mod events;
 pub use connector::{Connector, ConnectorFn, connector_fn};
 pub use discovered::Discovered;
 pub use events::ConnectionEvents;
-pub(crate) use events::{End, Ended, Inbox, Line};
+pub(crate) use events::{DialTerms, End, Ended, Inbox, Line};

@@ -350,7 +350,7 @@ impl<C: Source> Builder<C> {
             balance = balance.subset(subset);
         }
         let balance = balance
-            .connector(self.source.connector()?)
+            .connector(self.source.connector(configured.max_connections)?)
             .track(Reclaiming(track))
             .probe(C::Probe::from(LoadProbe::by(user_agent.clone())))
             .load_reports(C::LoadReports::from(LoadReports::by(user_agent.clone())))

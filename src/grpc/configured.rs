@@ -6,6 +6,8 @@ use std::sync::Arc;
 use crate::grpc::builder::Builder;
 use crate::grpc::calls::Repeats;
 use crate::grpc::health_check::HealthCheck;
+#[cfg(feature = "service-config")]
+use crate::grpc::http2::MOST_CONNECTIONS;
 use crate::grpc::methods::Methods;
 #[cfg(feature = "service-config")]
 use crate::grpc::methods::{Settings, Table, Timeout};
@@ -23,6 +25,8 @@ pub(super) struct Configured {
     pub(super) ejection: Option<Ejection>,
     pub(super) subset: Option<RandomSubset>,
     pub(super) health_check: Option<HealthCheck>,
+    /// How many connections an endpoint may have.
+    pub(super) max_connections: Option<u32>,
     pub(super) methods: Methods,
     /// What `methods` name by their place here.
     pub(super) repeats: Vec<Repeats>,
@@ -41,9 +45,10 @@ impl<C> Builder<C> {
     /// | `methodConfig` | by service or method: `timeout`, `waitForReady`, `retryPolicy`, `hedgingPolicy` | A2, A6 |
     /// | `retryThrottling` | the throttle of all retries and hedges | A6 |
     /// | `healthCheckConfig` | the [`health_check`](Self::health_check) | A17 |
+    /// | `connectionScaling` | [`max_connections`](super::http2::Http2Settings::max_connections): `maxConnectionsPerSubchannel`, of which more than 10 count as 10; not for tonic's own endpoints and channels | A105 |
     ///
     /// What is set on this builder holds before what is here, whatever comes first: `policy`, `ejection`, `subset`,
-    /// `health_check`, and `retry` or `hedge`, which then holds for all methods and without the throttle that is here.
+    /// `health_check`, `max_connections`, and `retry` or `hedge`, which then holds for all methods and without the throttle that is here.
     /// Of two time limits the shorter one holds. A later service config takes the place of an earlier one.
     ///
     /// # Policies
@@ -135,6 +140,7 @@ impl Configured {
             ejection,
             subset,
             health_check: config.health_service.map(HealthCheck::of),
+            max_connections: (config.max_connections).map(|most| most.min(MOST_CONNECTIONS)),
             methods: Methods::new(table),
             repeats,
             throttle: config.throttle,

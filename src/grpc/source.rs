@@ -47,7 +47,8 @@ mod private {
         /// Refuses an endpoint that could never be connected to.
         fn check(&self, endpoint: &Endpoint) -> Result<(), Error>;
 
-        fn connector(self) -> Result<Self::Connector, Error>;
+        /// `max_connections`: how many an endpoint may have, if nothing else was set.
+        fn connector(self, max_connections: Option<u32>) -> Result<Self::Connector, Error>;
     }
 }
 
@@ -118,7 +119,9 @@ impl Sealed for Own {
         }
     }
 
-    fn connector(self) -> Result<Http2Connector, Error> {
+    fn connector(mut self, max_connections: Option<u32>) -> Result<Http2Connector, Error> {
+        let set = self.settings.max_connections;
+        self.settings.max_connections = set.or(max_connections);
         let connector = match self.connect {
             Some(connect) => connect(self.settings)?,
             None => Http2Connector::new(self.settings)?,

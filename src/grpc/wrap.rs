@@ -95,7 +95,7 @@ impl Sealed for TonicEndpoints {
         configuration(endpoint).map(drop)
     }
 
-    fn connector(self) -> Result<Self, Error> {
+    fn connector(self, _: Option<u32>) -> Result<Self, Error> {
         Ok(self)
     }
 }
@@ -254,7 +254,7 @@ impl Sealed for TonicChannels {
         Ok(())
     }
 
-    fn connector(self) -> Result<Self, Error> {
+    fn connector(self, _: Option<u32>) -> Result<Self, Error> {
         Ok(self)
     }
 }

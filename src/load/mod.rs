@@ -8,6 +8,7 @@ mod probe_pool;
 mod rate;
 mod report_rules;
 mod reports;
+mod stream_count;
 
 pub use in_flight::InFlight;
 pub use latency_estimate::LatencyEstimate;
@@ -17,3 +18,4 @@ pub(crate) use probe_pool::{PoolRules, PoolSize, ProbePool, share_of_call};
 pub use rate::Rate;
 pub use report_rules::ReportRules;
 pub use reports::{ReportSource, Reports, ServerQueue};
+pub use stream_count::StreamCount;

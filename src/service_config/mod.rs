@@ -20,7 +20,7 @@ pub(crate) use methods::{Attempts, MethodConfig, Name};
 use crate::error::Error;
 use crate::retry::ThrottleSettings;
 use methods::ThrottleFields;
-use scalars::Object;
+use scalars::{Integer, Object};
 
 /// What of it is said. Nothing here is looked at a second time: what is given can be used.
 #[derive(Debug)]
@@ -31,6 +31,8 @@ pub(crate) struct ServiceConfig {
     pub(crate) throttle: Option<ThrottleSettings>,
     /// The service whose health is asked for; the empty one is the whole server.
     pub(crate) health_service: Option<String>,
+    /// How many connections an endpoint may have, from 1 on.
+    pub(crate) max_connections: Option<u32>,
 }
 
 impl ServiceConfig {
@@ -85,6 +87,8 @@ struct ServiceFields {
     retry_throttling: Option<Object<ThrottleFields>>,
     #[serde(alias = "health_check_config")]
     health_check_config: Option<Object<HealthFields>>,
+    #[serde(alias = "connection_scaling")]
+    connection_scaling: Option<Object<ScalingFields>>,
 }
 
 impl<'de> Deserialize<'de> for ServiceConfig {
@@ -104,6 +108,9 @@ impl<'de> Deserialize<'de> for ServiceConfig {
             methods: methods.into_iter().map(|Object(method)| method).collect(),
             throttle: fields.retry_throttling.map(|Object(t)| t.settings()),
             health_service: health.and_then(|Object(health)| health.service_name),
+            max_connections: (fields.connection_scaling)
+                .and_then(|Object(scaling)| scaling.max_connections_per_subchannel)
+                .map(|Integer(most)| most),
         })
     }
 }
@@ -114,6 +121,14 @@ impl<'de> Deserialize<'de> for ServiceConfig {
 struct HealthFields {
     #[serde(alias = "service_name")]
     service_name: Option<String>,
+}
+
+/// gRFC A105.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct ScalingFields {
+    #[serde(alias = "max_connections_per_subchannel")]
+    max_connections_per_subchannel: Option<Integer<1, { u32::MAX }>>,
 }
 
 #[cfg(test)]

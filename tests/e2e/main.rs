@@ -29,6 +29,7 @@ mod runtime;
 #[cfg(feature = "service-config")]
 mod service_config;
 mod shutdown;
+mod streams;
 mod targets;
 #[cfg(feature = "tls")]
 mod tls;

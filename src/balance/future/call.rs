@@ -67,7 +67,12 @@ impl<S, Req, T> Call<S, Req, T> {
     /// What a call without an endpoint is waiting for.
     #[cfg(feature = "grpc")]
     pub(super) fn waits_for(&self) -> String {
-        self.shared.load().summary.to_string()
+        let summary = self.shared.load().summary.to_string();
+        match self.waiting.as_ref().map_or(0, |waiting| waiting.asked()) {
+            0 => summary,
+            1 => format!("the endpoint that was asked had no room for it ({summary})"),
+            asked => format!("{asked} endpoints that were asked had no room for it ({summary})"),
+        }
     }
 
     /// The endpoint that has the request took too long.

@@ -45,6 +45,14 @@ impl Drop for Place {
     }
 }
 
+#[cfg(feature = "grpc")]
+impl<S> Waiting<S> {
+    /// How many endpoints were asked and are not ready.
+    pub(super) fn asked(&self) -> usize {
+        self.held.len()
+    }
+}
+
 type Changed = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
 impl<S> Drop for Waiting<S> {

@@ -293,6 +293,11 @@ impl<S: Clone> Entry<S> {
         self.subchannel.connected(connection);
     }
 
+    /// An attempt to make another connection beside its own ended.
+    pub(super) fn beside(&mut self, error: Option<Arc<str>>) {
+        self.last_error = error;
+    }
+
     /// A check of its connection said something new.
     pub(super) fn checked(&mut self, verdict: Verdict) {
         let Phase::Ready {

@@ -12,15 +12,12 @@ use super::replay::Answered;
 #[derive(Debug)]
 pub struct Http2Body {
     inner: Incoming,
-    _answered: Answered,
+    answered: Answered,
 }
 
 impl Http2Body {
     pub(super) fn new(inner: Incoming, answered: Answered) -> Self {
-        Self {
-            inner,
-            _answered: answered,
-        }
+        Self { inner, answered }
     }
 }
 
@@ -32,7 +29,14 @@ impl Body for Http2Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(cx)
+        let polled = Pin::new(&mut self.inner).poll_frame(cx);
+        match &polled {
+            Poll::Pending => {}
+            Poll::Ready(Some(Ok(frame))) if frame.is_data() => {}
+            // Who holds on to the body for longer keeps no other call waiting.
+            Poll::Ready(_) => self.answered.ended(),
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -21,15 +21,19 @@ use crate::error::{BoxError, Error};
 
 use super::connect_error::{ConnectError, Stage};
 use super::cork::Corked;
+use super::cuts::Cuts;
 use super::executor::Tasks;
 use super::gauge::ConnectionGauge;
+use super::growth::Growth;
 use super::io::{ObservedIo, Refusing};
 use super::parting::Parting;
+use super::pool::Pool;
 use super::race::{Family, name, none_answered, race};
 use super::service::{Connection, Http2, Retire};
 use super::settings::Http2Settings;
 use super::site::Site;
 use super::stall::{Caller, Stall};
+use super::streams::Streams;
 use super::tcp;
 
 #[cfg(feature = "tls")]
@@ -209,31 +213,54 @@ impl Connector for Http2Connector {
     /// Dials, and waits for the server's SETTINGS. Dropping the future closes what is open.
     fn connect(&self, endpoint: &Endpoint, events: ConnectionEvents) -> Self::Future {
         let inner = self.inner.clone();
-        let site = Site::of(endpoint);
-        let authority = endpoint.get::<Authority>().cloned();
+        let endpoint = endpoint.clone();
         Box::pin(async move {
-            let site = site.map_err(|error| ConnectError::new(Stage::Address, error))?;
-            inner.connect(site, authority, events).await
+            let cuts = Arc::<Cuts>::default();
+            let streams = Arc::<Streams>::default();
+            let most = inner.settings.connections();
+            let beside = (most > 1).then(|| events.clone());
+            let first = inner.connect(&endpoint, &cuts, streams, events).await?;
+            let growth = beside.map(|events| {
+                let tasks = cuts.clone();
+                let growth = Growth::new(most, cuts, move |pool, events| {
+                    let (inner, endpoint) = (inner.clone(), endpoint.clone());
+                    let tasks = tasks.clone();
+                    Box::pin(async move {
+                        let streams = Arc::<Streams>::default();
+                        streams.belong_to(pool);
+                        let connection = inner.connect(&endpoint, &tasks, streams, events);
+                        connection.await.map_err(Into::into)
+                    })
+                });
+                (growth, events)
+            });
+            Ok(Http2::new(Pool::new(first, growth)))
         })
     }
 }
 
 impl Inner {
-    /// `authority`: the name that the endpoint goes by, if it is not its address.
+    /// One connection, whose task is among `tasks`.
     async fn connect(
         &self,
-        site: Site,
-        authority: Option<Authority>,
+        endpoint: &Endpoint,
+        tasks: &Arc<Cuts>,
+        streams: Arc<Streams>,
         events: ConnectionEvents,
-    ) -> Result<Http2, ConnectError> {
+    ) -> Result<Arc<Connection>, ConnectError> {
+        let site = Site::of(endpoint).map_err(|error| ConnectError::new(Stage::Address, error))?;
+        // The name that the endpoint goes by, if it is not its address.
+        let authority = endpoint.get::<Authority>();
         let ((transport, uri), at) = self.dial(site).await?;
-        let host = authority.as_ref().map(Authority::host);
+        let host = authority.map(Authority::host);
         let (transport, secure) = self
             .secure(&uri, host.or(uri.host()).unwrap_or_default(), transport)
             .await
             .map_err(|error| ConnectError::new(Stage::Tls, error).at(&at))?;
-        let authority = authority.as_ref().map(Authority::of_uri);
-        self.handshake(authority.or(uri.authority()), secure, transport, events)
+        let authority = authority.map(Authority::of_uri);
+        let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
+        let origin = (scheme, authority.or(uri.authority()));
+        self.handshake(origin, transport, tasks, streams, events)
             .await
             .map_err(|error| ConnectError::new(Stage::Http2, error).at(&at))
     }
@@ -304,17 +331,19 @@ impl Inner {
 
     async fn handshake(
         &self,
-        authority: Option<&http::uri::Authority>,
-        secure: bool,
+        (scheme, authority): (Scheme, Option<&http::uri::Authority>),
         transport: BoxTransport,
+        cuts: &Arc<Cuts>,
+        streams: Arc<Streams>,
         events: ConnectionEvents,
-    ) -> Result<Http2, BoxError> {
+    ) -> Result<Arc<Connection>, BoxError> {
         let refusing = Refusing::default();
         let counted = self.gauge.enter();
         let caller = Caller::default();
         let stall = Stall::new(&caller, self.settings.keep_alive_timeout);
         let (io, settings_seen) =
             ObservedIo::new(transport, events.clone(), refusing.clone(), stall, counted);
+        let io = io.counting(streams.clone());
         let (tasks, driver) = Tasks::new();
         let io = Parting::new(io, refusing.clone());
         let io = Corked::new(io, driver.cork());
@@ -323,15 +352,15 @@ impl Inner {
         let driver = AbortOnDrop(Some(tokio::spawn(driver)));
         if let Some(task) = &driver.0 {
             // The task is the connection: all of its calls go with it.
-            let task = task.abort_handle();
-            events.on_cut(move || task.abort());
+            cuts.add(task.abort_handle());
+            let cuts = cuts.clone();
+            events.on_cut(move || cuts.cut());
         }
         drop(events);
         match settings_seen.await {
             Ok(seen) => seen?,
             Err(_) => return Err("the connection's task is gone".into()),
         }
-        let scheme = if secure { Scheme::HTTPS } else { Scheme::HTTP };
         let origin = self.settings.origin.as_ref();
         let authority = origin
             .and_then(Uri::authority)
@@ -343,6 +372,7 @@ impl Inner {
             origin.and_then(Uri::scheme).unwrap_or(&scheme).clone(),
             authority.clone(),
             refusing,
+            streams,
             self.settings.replay_limit_bytes,
         ));
         let retire = Retire::new(&open);
@@ -354,7 +384,7 @@ impl Inner {
             }
         });
         driver.keep();
-        Ok(Http2::new(open))
+        Ok(open)
     }
 
     fn builder(&self, tasks: Tasks) -> Builder<Tasks> {

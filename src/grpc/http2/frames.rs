@@ -12,16 +12,20 @@ pub(super) enum Seen {
         reason: u32,
         end: usize,
     },
+    /// How many streams the peer allows from now on.
+    MaxStreams(u32),
 }
 
-/// Finds the frame headers in a stream of bytes that arrives in pieces of any size, and the reason
-/// in a GOAWAY.
+/// Finds the frame headers in a stream of bytes that arrives in pieces of any size, the reason in a GOAWAY, and one
+/// of the SETTINGS.
 #[derive(Debug, Default)]
 pub(super) struct FrameHeaders {
     /// Bytes of payload still to pass over.
     skip: usize,
     /// The length of the GOAWAY whose payload comes next.
     going_away: Option<usize>,
+    /// What is left of the SETTINGS that are passing by.
+    settings: usize,
     /// What came of a header that was cut.
     partial: [u8; Self::LEN],
     partial_len: usize,
@@ -39,6 +43,10 @@ impl FrameHeaders {
     pub(super) const GOAWAY_LEN: usize = 8;
     /// RFC 9113 section 6.8: the last stream id of a GOAWAY that announces another one.
     pub(super) const ANY_STREAM: u32 = (1 << 31) - 1;
+    /// RFC 9113 section 6.5.1: 16 bits of name, 32 of value.
+    const SETTING_LEN: usize = 6;
+    /// RFC 9113 section 6.5.2.
+    const MAX_CONCURRENT_STREAMS: u16 = 3;
 
     pub(super) fn feed(&mut self, mut bytes: &[u8], mut seen: impl FnMut(Seen)) {
         let piece_len = bytes.len();
@@ -51,6 +59,7 @@ impl FrameHeaders {
             self.skip = 0;
             let wanted = match self.going_away {
                 Some(_) => Self::GOAWAY_LEN,
+                None if self.settings > 0 => Self::SETTING_LEN,
                 None => Self::LEN,
             };
             let take = bytes.len().min(wanted - self.partial_len);
@@ -73,10 +82,20 @@ impl FrameHeaders {
                 });
                 continue;
             }
+            if let Some(left) = self.settings.checked_sub(Self::SETTING_LEN) {
+                self.settings = left;
+                let [a, b, value @ .., _, _, _] = self.partial;
+                if u16::from_be_bytes([a, b]) == Self::MAX_CONCURRENT_STREAMS {
+                    seen(Seen::MaxStreams(u32::from_be_bytes(value)));
+                }
+                continue;
+            }
             let [a, b, c, kind, flags, ..] = self.partial;
             let len = usize::from(a) << 16 | usize::from(b) << 8 | usize::from(c);
             if kind == Self::GOAWAY && len >= Self::GOAWAY_LEN {
                 self.going_away = Some(len);
+            } else if kind == Self::SETTINGS && len % Self::SETTING_LEN == 0 {
+                self.settings = len;
             } else {
                 self.skip = len;
             }

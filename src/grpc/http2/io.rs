@@ -27,6 +27,7 @@ use super::farewell::Farewell;
 use super::frames::{FrameHeaders, Seen};
 use super::gauge::GaugeGuard;
 use super::stall::Stall;
+use super::streams::Streams;
 
 /// How long the reading side may stay silent after a failed write. A socket whose write failed ends
 /// its reads at once; this is for transports that do not.
@@ -62,6 +63,8 @@ pub(in crate::grpc) struct ObservedIo<T> {
     farewell_said: bool,
     read_ended: bool,
     stall: Stall,
+    /// Where the streams are counted, if they are.
+    streams: Option<Arc<Streams>>,
     _counted: GaugeGuard,
 }
 
@@ -90,6 +93,7 @@ impl<T> ObservedIo<T> {
             farewell_said: false,
             read_ended: false,
             stall,
+            streams: None,
             _counted: counted,
         };
         (observed, settings_seen)
@@ -102,6 +106,20 @@ impl<T> ObservedIo<T> {
         self
     }
 
+    /// Tells how many streams the server allows, and their pool of the end.
+    pub(super) fn counting(mut self, streams: Arc<Streams>) -> Self {
+        self.streams = Some(streams);
+        self
+    }
+
+    /// Whether the balancer is to hear of the end: not while the endpoint has another connection.
+    fn is_last(streams: Option<&Arc<Streams>>) -> bool {
+        streams.is_none_or(|streams| match streams.pool() {
+            Some(pool) => pool.leave(streams),
+            None => true,
+        })
+    }
+
     /// Reads the frame headers in `bytes`. The number of bytes up to a GOAWAY that another one will
     /// follow, if one ends here.
     fn saw(&mut self, bytes: &[u8]) -> Option<usize> {
@@ -111,6 +129,7 @@ impl<T> ObservedIo<T> {
             settings,
             events,
             refusing,
+            streams,
             ..
         } = self;
         frames.as_mut()?.feed(bytes, |seen| match seen {
@@ -128,13 +147,22 @@ impl<T> ObservedIo<T> {
                 ..
             } => refusing.set(),
             Seen::Frame { .. } => {}
+            Seen::MaxStreams(most) => {
+                if let Some(streams) = streams {
+                    streams.set_most(most);
+                }
+            }
             Seen::GoAway { reason, .. } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
-                events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
+                if Self::is_last(streams.as_ref()) {
+                    events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
+                }
             }
             Seen::GoAway {
                 last_stream, end, ..
             } => {
-                events.draining();
+                if Self::is_last(streams.as_ref()) {
+                    events.draining();
+                }
                 if last_stream == FrameHeaders::ANY_STREAM {
                     let len = FrameHeaders::LEN + FrameHeaders::GOAWAY_LEN;
                     farewell.get_or_insert(end.saturating_sub(len));
@@ -187,7 +215,9 @@ impl<T> ObservedIo<T> {
             };
             let _ = settings.send(Err(told));
         }
-        self.events.closed(Some(error.into()));
+        if Self::is_last(self.streams.as_ref()) {
+            self.events.closed(Some(error.into()));
+        }
     }
 
     #[cold]

@@ -25,6 +25,7 @@ fn seen_in<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Vec<(u8, u8)> {
             Seen::GoAway { reason, .. } => {
                 assert_eq!(reason, 8, "the reason is the payload's second word")
             }
+            Seen::MaxStreams(_) => {}
         });
     }
     seen
@@ -44,6 +45,49 @@ fn a_header_is_found_wherever_it_is_cut() {
         assert_eq!(seen_in([a, b].into_iter()), expected, "cut at byte {cut}");
     }
     assert_eq!(seen_in(bytes.chunks(1)), expected, "byte by byte");
+}
+
+#[test]
+fn the_limit_of_streams_is_found_among_the_settings_wherever_they_are_cut() {
+    let setting = |id: u16, value: u32| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat();
+    let settings = |all: &[(u16, u32)]| {
+        let payload: Vec<u8> = all.iter().flat_map(|&(id, v)| setting(id, v)).collect();
+        let mut bytes = frame(4, 0, 0);
+        bytes[2] = payload.len() as u8;
+        [bytes, payload].concat()
+    };
+    let bytes = [
+        settings(&[(1, 4096), (3, 7), (4, 3)]),
+        // The same bytes as data, and SETTINGS of no length that there can be.
+        [
+            frame(0, 0, 0)[..2].to_vec(),
+            vec![6, 0, 0, 0, 0, 0, 1],
+            setting(3, 8),
+        ]
+        .concat(),
+        [
+            frame(4, 0, 0)[..2].to_vec(),
+            vec![7, 4, 0, 0, 0, 0, 1, 0],
+            setting(3, 9),
+        ]
+        .concat(),
+        settings(&[]),
+        settings(&[(3, u32::MAX), (3, 0)]),
+    ]
+    .concat();
+    for size in 1..=bytes.len() {
+        let mut headers = FrameHeaders::default();
+        let mut limits = Vec::new();
+        let mut frames = 0;
+        for piece in bytes.chunks(size) {
+            headers.feed(piece, |seen| match seen {
+                Seen::MaxStreams(most) => limits.push(most),
+                _ => frames += 1,
+            });
+        }
+        assert_eq!(limits, [7, u32::MAX, 0], "in pieces of {size} bytes");
+        assert_eq!(frames, 5, "in pieces of {size} bytes");
+    }
 }
 
 proptest! {

@@ -1,4 +1,4 @@
-//! One HTTP/2 connection to one endpoint, by hyper.
+//! The HTTP/2 connections to one endpoint, by hyper: one, or several if the server allows few streams on each.
 //!
 //! [`Http2Connector`] dials, and its future ends once the server's SETTINGS frame has arrived: a
 //! peer that accepts and then stays silent never becomes ready. What it makes is an [`Http2`], a
@@ -17,6 +17,9 @@
 //! - `frames`: finds the frame headers among those bytes;
 //! - `tcp`, `race`: to whichever of an endpoint's addresses answers first;
 //! - `site`: where that is: hosts, or a Unix socket;
+//! - `streams`: how many are open on a connection, and how many may be;
+//! - `pool`, `growth`: which connection a call gets, what it waits for, and how there is a further one;
+//! - `cuts`: ends the connections' tasks by order;
 //! - `executor`: where the connection's tasks run;
 //! - `settings`, `connector`, `service`, `body`: the rest.
 
@@ -25,13 +28,16 @@ mod body;
 mod connect_error;
 mod connector;
 mod cork;
+mod cuts;
 mod error;
 mod executor;
 mod farewell;
 mod frames;
 mod gauge;
+mod growth;
 mod io;
 mod parting;
+mod pool;
 mod race;
 mod replay;
 mod service;
@@ -39,6 +45,7 @@ mod settings;
 mod severed;
 mod site;
 mod stall;
+mod streams;
 mod tcp;
 mod unwritten;
 
@@ -52,6 +59,8 @@ pub use service::{Http2, Http2Future};
 pub use settings::Http2Settings;
 
 pub(super) use io::{ObservedIo, Refusing, SettingsSeen};
+#[cfg(feature = "service-config")]
+pub(super) use settings::MOST_CONNECTIONS;
 pub(super) use severed::{Sever, Severable};
 pub(super) use site::Site;
 pub(super) use stall::{Caller, Stall};

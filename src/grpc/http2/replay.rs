@@ -14,7 +14,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, LockResult, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard, OnceLock, Weak};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
@@ -25,9 +25,12 @@ use tonic::body::Body;
 
 use crate::error::BoxError;
 
+use super::streams::OpenStream;
+
 /// The kept side of a request that hyper works on.
 pub(super) struct Replay {
     shared: Arc<Shared>,
+    stream: Share,
     method: Method,
     uri: Uri,
     version: Version,
@@ -45,15 +48,60 @@ pub(super) struct ReplayBody {
 
 /// The response's part in its request: nobody wants the rest when this is dropped.
 #[derive(Debug)]
-pub(super) struct Answered(Weak<Shared>);
+pub(super) struct Answered(Share);
+
+impl Answered {
+    /// The server has said all that it will say.
+    #[inline]
+    pub(super) fn ended(&mut self) {
+        self.0.end();
+    }
+}
 
 impl Drop for Answered {
     fn drop(&mut self) {
         // Without a lock: the request's own body may be what drops its response.
-        if let Some(shared) = self.0.upgrade() {
+        if let Some(shared) = self.0.shared.upgrade() {
             shared.over.store(true, Ordering::Release);
             shared.sender.wake();
+            self.0.leave_to(&shared);
         }
+    }
+}
+
+/// The response's share in the stream, which is open until the request has ended too.
+#[derive(Debug)]
+struct Share {
+    shared: Weak<Shared>,
+    stream: Option<OpenStream>,
+}
+
+impl Share {
+    /// The response has ended.
+    #[inline]
+    fn end(&mut self) {
+        if self.stream.is_some() {
+            if let Some(shared) = self.shared.upgrade() {
+                self.leave_to(&shared);
+            }
+            // The request has ended before.
+            self.stream = None;
+        }
+    }
+
+    /// The request is what the stream is open for now.
+    fn leave_to(&mut self, shared: &Shared) {
+        if let Some(stream) = self.stream.take() {
+            // There is one stream, and it comes once.
+            let _ = shared.stream.set(stream);
+        }
+    }
+}
+
+impl Drop for Share {
+    #[inline]
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
@@ -64,6 +112,8 @@ struct Shared {
     over: AtomicBool,
     /// Who sends the body, when that has no frame.
     sender: AtomicWaker,
+    /// The stream, when its response has ended before its request.
+    stream: OnceLock<OpenStream>,
 }
 
 impl Shared {
@@ -97,11 +147,12 @@ struct Taken {
 
 impl Replay {
     /// Splits a request in two: what goes to hyper, with `uri`, and what is kept. At most `limit`
-    /// bytes of its body are copied.
+    /// bytes of its body are copied. `stream` is open until both request and response have ended.
     pub(super) fn split(
         request: Request<Body>,
         uri: impl FnOnce(&Uri) -> Uri,
         limit: usize,
+        stream: OpenStream,
     ) -> (Request<ReplayBody>, Self) {
         let (mut parts, body) = request.into_parts();
         let hint = body.size_hint();
@@ -117,10 +168,16 @@ impl Replay {
             }),
             over: AtomicBool::new(false),
             sender: AtomicWaker::new(),
+            stream: OnceLock::new(),
         });
+        let stream = Share {
+            shared: Arc::downgrade(&shared),
+            stream: Some(stream),
+        };
         let target = uri(&parts.uri);
         let kept = Self {
             shared: shared.clone(),
+            stream,
             method: parts.method.clone(),
             uri: std::mem::replace(&mut parts.uri, target),
             version: parts.version,
@@ -140,7 +197,7 @@ impl Replay {
         if let Ok(mut state) = self.shared.lock() {
             state.taken = None;
         }
-        Answered(Arc::downgrade(&self.shared))
+        Answered(self.stream)
     }
 
     /// Whether hyper never asked for the body.

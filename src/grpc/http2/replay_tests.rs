@@ -5,6 +5,7 @@ use http_body_util::{BodyExt, Full};
 use tonic::body::Body;
 
 use super::*;
+use crate::grpc::http2::streams::Streams;
 
 /// A body from a script of frames.
 struct Script(VecDeque<Result<Frame<Bytes>, tonic::Status>>);
@@ -37,7 +38,17 @@ fn data(text: &'static str) -> Result<Frame<Bytes>, tonic::Status> {
 }
 
 fn split(request: Request<Body>, limit: usize) -> (Request<ReplayBody>, Replay) {
-    Replay::split(request, |_| Uri::from_static("http://h:1/p.S/M"), limit)
+    let stream = Arc::<Streams>::default().open_anyway();
+    split_on(request, limit, stream)
+}
+
+fn split_on(
+    request: Request<Body>,
+    limit: usize,
+    stream: OpenStream,
+) -> (Request<ReplayBody>, Replay) {
+    let uri = Uri::from_static("http://h:1/p.S/M");
+    Replay::split(request, |_| uri, limit, stream)
 }
 
 async fn next(body: &mut ReplayBody) -> Option<Result<Frame<Bytes>, BoxError>> {
@@ -275,5 +286,54 @@ async fn a_request_may_drop_its_own_response() {
     assert!(
         matches!(ended, Some(Err(_))),
         "it is cancelled, and nothing is stuck"
+    );
+}
+
+#[test]
+fn a_stream_is_open_until_both_sides_have_ended_in_whatever_order() {
+    let streams = Arc::<Streams>::default();
+    let open = || streams.count().open();
+    let both = || split_on(script([data("a")]), 100, streams.open_anyway());
+
+    let (sent, kept) = both();
+    drop(kept);
+    assert_eq!(
+        open(),
+        1,
+        "the response is given up, and the request is not"
+    );
+    drop(sent);
+    assert_eq!(open(), 0, "nothing is left of the call");
+
+    let (sent, kept) = both();
+    drop(sent);
+    assert_eq!(open(), 1, "the response may come yet");
+    let answered = kept.answered();
+    assert_eq!(open(), 1, "it has begun");
+    drop(answered);
+    assert_eq!(open(), 0, "it is given up");
+
+    let (sent, kept) = both();
+    let mut answered = kept.answered();
+    answered.ended();
+    assert_eq!(open(), 1, "the response has ended, and the request has not");
+    drop(sent);
+    assert_eq!(open(), 0, "both have ended, though the response is held");
+    drop(answered);
+
+    let (sent, kept) = both();
+    drop(sent);
+    let mut answered = kept.answered();
+    answered.ended();
+    assert_eq!(open(), 0, "and the other way round");
+
+    let (sent, kept) = both();
+    drop(kept.rebuild());
+    assert_eq!(open(), 1, "hyper has its part of it");
+    drop(sent);
+    assert_eq!(
+        open(),
+        0,
+        "a request that goes elsewhere is none of its streams"
     );
 }

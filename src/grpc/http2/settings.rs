@@ -65,6 +65,17 @@ pub struct Http2Settings {
     /// hyper's. gRPC's error details travel in trailers.
     pub max_header_list_bytes: u32,
 
+    /// How many connections an endpoint may have at once, 1 to 10 (gRFC A105). Default `None`: what a service config
+    /// says, else 1. A further one is made in the background when a call waits because all that there are have as many
+    /// streams open as the server allows (`MAX_CONCURRENT_STREAMS`), and none is being made yet. It stays until it ends
+    /// by itself or the endpoint's connections are closed. Attempts that fail are made again with the balancer's
+    /// backoff while calls wait; they do not count among its dials at once.
+    ///
+    /// With one connection too, a call beyond the server's limit goes to another endpoint that is ready, if the policy
+    /// has one. What finds no room anywhere waits, under its own deadline and the
+    /// [limits](crate::health::Limits) on calls that wait, in the order in which the calls came.
+    pub max_connections: Option<u32>,
+
     /// The scheme and authority that requests carry in place of the endpoint's. Default `None`. It
     /// changes neither where the connection goes nor which certificate it wants.
     pub origin: Option<Uri>,
@@ -93,12 +104,15 @@ impl Default for Http2Settings {
             adaptive_window: false,
             max_frame_bytes: None,
             max_header_list_bytes: 16 * 1024,
+            max_connections: None,
             origin: None,
             replay_limit_bytes: 256 * 1024,
         }
     }
 }
 
+/// gRFC A105: the limit that clients have by default.
+pub(in crate::grpc) const MOST_CONNECTIONS: u32 = 10;
 /// RFC 9113 section 6.9.1.
 const MAX_WINDOW: u32 = (1 << 31) - 1;
 /// RFC 9113 section 6.5.2, SETTINGS_MAX_FRAME_SIZE.
@@ -110,6 +124,11 @@ impl Http2Settings {
         let year = Duration::from_secs(365 * 24 * 60 * 60);
         let interval = self.keep_alive_interval.map(|time| time.min(year));
         (interval, self.keep_alive_timeout.min(year))
+    }
+
+    /// How many connections an endpoint may have.
+    pub(super) fn connections(&self) -> usize {
+        self.max_connections.unwrap_or(1) as usize
     }
 
     /// Refuses what HTTP/2 or the system cannot do.
@@ -176,6 +195,14 @@ impl Http2Settings {
                 format!("{delay:?} is not within {ATTEMPT_DELAYS:?}"),
             ));
         }
+        if let Some(connections) = self.max_connections
+            && !(1..=MOST_CONNECTIONS).contains(&connections)
+        {
+            return Err(Error::config(
+                "max_connections",
+                format!("{connections} is not within 1 to {MOST_CONNECTIONS}"),
+            ));
+        }
         if let Some(origin) = &self.origin
             && (origin.scheme().is_none() || origin.authority().is_none())
         {
@@ -203,7 +230,7 @@ mod tests {
     #[test]
     fn what_the_protocol_cannot_do_is_refused_by_name() {
         type Change = fn(&mut Http2Settings);
-        let bad: [(&str, Change); 14] = [
+        let bad: [(&str, Change); 16] = [
             ("tcp_keepalive", |s| {
                 s.tcp_keepalive = Some(Duration::from_millis(999))
             }),
@@ -237,6 +264,8 @@ mod tests {
             ("connection_attempt_delay", |s| {
                 s.connection_attempt_delay = Some(Duration::from_millis(2_001))
             }),
+            ("max_connections", |s| s.max_connections = Some(0)),
+            ("max_connections", |s| s.max_connections = Some(11)),
             ("origin", |s| s.origin = Some(Uri::from_static("/path"))),
         ];
         for (field, change) in bad {

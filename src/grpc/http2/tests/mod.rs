@@ -7,3 +7,4 @@ mod connecting;
 mod farewell;
 mod peer;
 mod refusals;
+mod several;

@@ -14,7 +14,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream
 use tokio::sync::{mpsc, oneshot};
 use tonic::body::Body;
 
-use crate::connection::{ConnectionEvents, Connector, Ended};
+use crate::connection::{ConnectionEvents, Connector, DialTerms, End, Ended};
 use crate::endpoint::Endpoint;
 use crate::grpc::http2::{ConnectError, Http2, Http2Connector, Http2Settings};
 use crate::health::{Ejection, Ejections};
@@ -56,18 +56,38 @@ impl Ends {
         let (inbox, ends) = mpsc::unbounded_channel();
         let rules = Arc::new(Ejections::new(Ejection::off()));
         let subchannel = Arc::new(Subchannel::new(0, "peer".into(), rules));
-        (ConnectionEvents::new(subchannel, 1, inbox), Self(ends))
+        let terms = DialTerms::default();
+        (
+            ConnectionEvents::new(subchannel, 1, inbox, terms),
+            Self(ends),
+        )
     }
 
     /// Waits until it is told.
     pub(super) async fn told(&mut self, what: &str) {
-        let end = soon(what, self.0.recv()).await;
-        assert!(end.is_some(), "told before its events are gone: {what}");
+        while let End::Beside(_) = self.next(what).await {}
+    }
+
+    /// Waits until it is told that an attempt to make a further connection failed.
+    pub(super) async fn told_beside(&mut self, what: &str) {
+        let end = self.next(what).await;
+        assert!(matches!(end, End::Beside(Some(_))), "{what}: {end:?}");
+    }
+
+    async fn next(&mut self, what: &str) -> End {
+        let ended = soon(what, self.0.recv()).await;
+        let Some(ended) = ended else {
+            panic!("told before its events are gone: {what}");
+        };
+        ended.end
     }
 
     /// Whether it was told by now.
     pub(super) fn were_told(&mut self) -> bool {
-        self.0.try_recv().is_ok()
+        let told = std::iter::from_fn(|| self.0.try_recv().ok());
+        told.filter(|ended| !matches!(ended.end, End::Beside(_)))
+            .count()
+            > 0
     }
 }
 

@@ -1,0 +1,119 @@
+//! How an endpoint gets a further connection, when those that it has are full.
+
+use std::fmt;
+use std::future::Future;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::{Arc, Weak};
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle as Runtime;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::connection::ConnectionEvents;
+use crate::error::{BoxError, Error};
+use crate::math::Rng;
+
+use super::cuts::Cuts;
+use super::pool::Pool;
+use super::service::Connection;
+
+type Dialled = Pin<Box<dyn Future<Output = Result<Arc<Connection>, BoxError>> + Send>>;
+
+/// Begins an attempt. Its connection tells the pool of its end.
+type Dial = Box<dyn Fn(Weak<Pool>, ConnectionEvents) -> Dialled + Send + Sync>;
+
+/// How further connections are made: one at a time, in a task of its own, within the balancer's connect timeout, and
+/// with its backoff between attempts that fail (gRFC A105).
+pub(super) struct Growth {
+    most: usize,
+    dial: Dial,
+    runtime: Runtime,
+    cuts: Arc<Cuts>,
+}
+
+impl Growth {
+    /// Up to `most` connections, by `dial`, on the current runtime.
+    pub(super) fn new(
+        most: usize,
+        cuts: Arc<Cuts>,
+        dial: impl Fn(Weak<Pool>, ConnectionEvents) -> Dialled + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            most,
+            dial: Box::new(dial),
+            runtime: Runtime::current(),
+            cuts,
+        }
+    }
+
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
+    /// Begins an attempt for `pool`, after this many in a row that failed.
+    pub(super) fn begin(
+        &self,
+        pool: Weak<Pool>,
+        failures: u32,
+        events: ConnectionEvents,
+    ) -> Growing {
+        let dialled = (self.dial)(pool.clone(), events.clone());
+        let task = self.runtime.spawn(grow(pool, dialled, failures, events));
+        let task = task.abort_handle();
+        self.cuts.add(task.clone());
+        Growing(task)
+    }
+}
+
+/// An attempt that is under way, or the pause after it. Dropping it gives it up.
+#[derive(Debug)]
+pub(super) struct Growing(AbortHandle);
+
+impl Drop for Growing {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+async fn grow(pool: Weak<Pool>, dialled: Dialled, failures: u32, events: ConnectionEvents) {
+    let terms = events.dial_terms();
+    let limit = terms.connect_timeout;
+    let began = Instant::now();
+    let dialled = AssertUnwindSafe(timeout(limit, dialled)).catch_unwind();
+    let error = match dialled.await {
+        Ok(Ok(Ok(connection))) => {
+            events.beside(None);
+            if let Some(pool) = pool.upgrade() {
+                pool.join(connection);
+            }
+            return;
+        }
+        Ok(Ok(Err(error))) => error,
+        Ok(Err(_)) => Error::timeout(format!("not connected within {limit:?}")).into(),
+        Err(_) => "the connector panicked".into(),
+    };
+    events.beside(Some(error));
+    // Neither is kept through the pause.
+    drop(events);
+    match pool.upgrade() {
+        Some(pool) => pool.dial_failed(),
+        None => return,
+    }
+    let mut rng = Rng::stream(terms.seed, u64::from(failures));
+    // From the beginning of the attempt, as gRPC counts.
+    let delay = terms.backoff.delay(failures, &mut rng);
+    sleep(delay.saturating_sub(began.elapsed())).await;
+    if let Some(pool) = pool.upgrade() {
+        pool.pause_is_over();
+    }
+}
+
+impl fmt::Debug for Growth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Growth")
+            .field("most", &self.most)
+            .finish_non_exhaustive()
+    }
+}

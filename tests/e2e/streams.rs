@@ -1,0 +1,457 @@
+//! Servers that allow few streams on a connection (`MAX_CONCURRENT_STREAMS`), and calls beyond that.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use evenkeel::ConnectivityState;
+use evenkeel::grpc::{Builder, Channel};
+use evenkeel::health::Limits;
+use evenkeel::math::Backoff;
+use evenkeel::policy::RoundRobin;
+use futures::channel::mpsc::UnboundedSender;
+use http::Uri;
+use hyper_util::rt::TokioIo;
+use tokio::io::DuplexStream;
+use tokio::net::TcpStream;
+use tokio::runtime::Handle as Runtime;
+use tokio::task::{AbortHandle, JoinHandle};
+use tonic::{Code, Status, Streaming};
+use tower::service_fn;
+
+use crate::support::proto::{EchoReply, EchoRequest, demo_client::DemoClient};
+use crate::support::{Behaviour, Method, TestServer, all_ready, eventually, within};
+use crate::{cancelled, only};
+
+/// Long, and not reached by any test.
+const LONG: Duration = Duration::from_secs(600);
+
+fn server(streams: u32) -> TestServer {
+    TestServer::builder("few", Behaviour::prompt())
+        .max_concurrent_streams(streams)
+        .own_thread()
+        .start()
+}
+
+fn builder(server: &TestServer, connections: u32) -> Builder {
+    Channel::builder()
+        .endpoints([server.uri()])
+        .http2_with(|http2| http2.max_connections = Some(connections))
+}
+
+async fn channel(server: &TestServer, connections: u32) -> Channel {
+    let channel = builder(server, connections).build().unwrap();
+    all_ready(&channel).await;
+    channel
+}
+
+struct Both {
+    requests: UnboundedSender<EchoRequest>,
+    replies: Streaming<EchoReply>,
+}
+
+impl Both {
+    async fn speaks(&mut self) {
+        self.requests
+            .unbounded_send(EchoRequest::default())
+            .unwrap();
+        let reply = within("a reply", self.replies.message()).await;
+        assert!(matches!(reply, Ok(Some(_))), "it goes on: {reply:?}");
+    }
+
+    async fn ends(mut self) {
+        drop(self.requests);
+        let end = within("the end", self.replies.message()).await;
+        assert!(matches!(end, Ok(None)), "it ends by itself: {end:?}");
+    }
+}
+
+/// A call that goes on until its requests end; it is there when the server has answered it.
+async fn open(channel: Channel) -> Result<Both, Status> {
+    let (requests, stream) = futures::channel::mpsc::unbounded();
+    let replies = DemoClient::new(channel).bidi_stream(stream).await?;
+    let replies = replies.into_inner();
+    Ok(Both { requests, replies })
+}
+
+async fn opened(channel: &Channel) -> Both {
+    let opened = within("a stream opens", open(channel.clone())).await;
+    opened.expect("it is answered")
+}
+
+fn opening(channel: &Channel) -> JoinHandle<Result<Both, Status>> {
+    tokio::spawn(open(channel.clone()))
+}
+
+/// Waits until as many calls are under way, those that wait for a stream included.
+async fn under_way(channel: &Channel, calls: u32) {
+    eventually("the calls are under way", || {
+        only(channel).in_flight == calls
+    })
+    .await;
+}
+
+async fn unary(channel: &Channel) -> Result<(), Status> {
+    let mut client = DemoClient::new(channel.clone());
+    let reply = within("a call ends", client.echo(EchoRequest::default())).await;
+    reply.map(drop)
+}
+
+fn tasks() -> usize {
+    Runtime::current().metrics().num_alive_tasks()
+}
+
+#[tokio::test]
+async fn calls_beyond_the_limit_of_one_connection_go_by_a_second_one() {
+    let server = server(2);
+    let channel = channel(&server, 2).await;
+    assert_eq!(server.accepted(), 1, "one connection to begin with");
+    let mut streams = Vec::new();
+    for _ in 0..4 {
+        streams.push(opened(&channel).await);
+    }
+    for stream in &mut streams {
+        stream.speaks().await;
+    }
+    assert_eq!(server.open(), 2, "two streams on each");
+    for stream in streams {
+        stream.ends().await;
+    }
+    assert!(unary(&channel).await.is_ok());
+    assert_eq!(server.accepted(), 2, "both stay");
+}
+
+#[tokio::test]
+async fn there_are_no_more_connections_than_allowed_and_what_is_beyond_waits_for_a_stream_to_end() {
+    let server = server(2);
+    let channel = channel(&server, 3).await;
+    let mut calls: Vec<_> = (0..20).map(|_| opening(&channel)).collect();
+    let method = || server.calls(Method::BidiStream);
+    eventually("six of twenty are at the server", || {
+        method().in_flight() == 6
+    })
+    .await;
+    under_way(&channel, 20).await;
+    // In the order in which they came or not: as each ends, another begins.
+    while !calls.is_empty() {
+        let (stream, _, rest) = within("the next one", futures::future::select_all(calls)).await;
+        calls = rest;
+        stream.expect("no panic").expect("a stream").ends().await;
+        assert!(method().in_flight() <= 6, "{:?}", method());
+    }
+    assert_eq!(server.accepted(), 3, "three connections and no more");
+    assert_eq!(method().started, 20, "each call was made once");
+    under_way(&channel, 0).await;
+}
+
+#[tokio::test]
+async fn by_default_a_call_beyond_the_limit_waits_in_its_turn_and_holds_to_its_deadline() {
+    let server = server(1);
+    let channel = crate::channel(server.uri());
+    all_ready(&channel).await;
+    let mut first = opened(&channel).await;
+    let waiting = opening(&channel);
+    under_way(&channel, 2).await;
+    let mut late = tonic::Request::new(EchoRequest::default());
+    late.set_timeout(Duration::from_millis(50));
+    let mut client = DemoClient::new(channel.clone());
+    let status = within("the deadline holds", client.echo(late)).await;
+    let status = status.expect_err("there is no room for it");
+    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+    assert!(
+        status.message().contains("no room"),
+        "it says what the call waited for: {status}"
+    );
+    assert_eq!(server.calls(Method::Echo).started, 0, "it was never sent");
+    first.speaks().await;
+    assert_eq!(server.accepted(), 1, "no second connection");
+    assert_eq!(
+        only(&channel).state,
+        ConnectivityState::Ready,
+        "an endpoint that is full is connected"
+    );
+    first.ends().await;
+    let second = within("its turn", waiting).await.expect("no panic");
+    second.expect("a stream").ends().await;
+}
+
+#[tokio::test]
+async fn a_call_goes_to_an_endpoint_that_has_room_rather_than_wait() {
+    let [full, free] = [server(1), server(1)];
+    let channel = Channel::builder()
+        .endpoints([full.uri(), free.uri()])
+        .policy(RoundRobin::default())
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    let first = opened(&channel).await;
+    // Round robin would have every other one wait behind the first.
+    let mut calls = 0;
+    while calls < 10 {
+        assert!(unary(&channel).await.is_ok());
+        calls += 1;
+    }
+    first.ends().await;
+}
+
+#[tokio::test]
+async fn calls_that_wait_for_a_stream_are_limited_and_one_that_is_dropped_gives_all_back() {
+    let server = server(1);
+    let limits = Limits::default().with_max_pending_per_endpoint(1);
+    let channel = builder(&server, 1).limits(limits).build().unwrap();
+    all_ready(&channel).await;
+    let first = opened(&channel).await;
+    for _ in 0..3 {
+        let waiting = opening(&channel);
+        under_way(&channel, 2).await;
+        let refused = unary(&channel).await.expect_err("one may wait");
+        assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+        waiting.abort();
+        under_way(&channel, 1).await;
+    }
+    let waiting = opening(&channel);
+    under_way(&channel, 2).await;
+    first.ends().await;
+    let second = within("its turn", waiting).await.expect("no panic");
+    second.expect("a stream").ends().await;
+    under_way(&channel, 0).await;
+    assert!(unary(&channel).await.is_ok(), "no turn was lost");
+}
+
+#[tokio::test]
+async fn a_response_that_is_dropped_makes_room() {
+    let server = server(1);
+    let channel = crate::channel(server.uri());
+    all_ready(&channel).await;
+    for round in 1..=5 {
+        let stream = opened(&channel).await;
+        drop(stream);
+        cancelled(&channel, &server, round).await;
+    }
+    server.set(Behaviour::silent());
+    let stuck = tokio::spawn({
+        let channel = channel.clone();
+        async move { unary(&channel).await }
+    });
+    eventually("it is at the server", || {
+        server.calls(Method::Echo).in_flight() == 1
+    })
+    .await;
+    stuck.abort();
+    server.set(Behaviour::prompt());
+    assert!(unary(&channel).await.is_ok(), "and so does one before it");
+}
+
+/// Dials of a server, of which each may be cut.
+#[derive(Clone)]
+struct Switch {
+    server: std::net::SocketAddr,
+    lines: Arc<Mutex<Vec<AbortHandle>>>,
+    refuses: Arc<AtomicBool>,
+}
+
+impl Switch {
+    fn to(server: &TestServer) -> Self {
+        Self {
+            server: server.addr(),
+            lines: Arc::default(),
+            refuses: Arc::default(),
+        }
+    }
+
+    async fn dial(self) -> std::io::Result<TokioIo<DuplexStream>> {
+        if self.refuses.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("no line is free"));
+        }
+        let mut far = TcpStream::connect(self.server).await?;
+        far.set_nodelay(true)?;
+        let (near, mut middle) = tokio::io::duplex(1 << 16);
+        let relay = tokio::spawn(async move {
+            // How it ends is seen at both ends.
+            let _ = tokio::io::copy_bidirectional(&mut middle, &mut far).await;
+        });
+        self.lines.lock().unwrap().push(relay.abort_handle());
+        Ok(TokioIo::new(near))
+    }
+
+    fn cut(&self, line: usize) {
+        self.lines.lock().unwrap()[line].abort();
+    }
+
+    fn channel(&self, server: &TestServer, connections: u32) -> Channel {
+        let switch = self.clone();
+        builder(server, connections)
+            .connector(service_fn(move |_: Uri| switch.clone().dial()))
+            .backoff(Backoff::default().with_base(Duration::from_millis(20)))
+            .build()
+            .unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_connection_that_dies_takes_its_own_calls_only_whichever_it_is() {
+    for dies in [0, 1] {
+        let server = server(1);
+        let switch = Switch::to(&server);
+        let channel = switch.channel(&server, 2);
+        all_ready(&channel).await;
+        let mut streams = [opened(&channel).await, opened(&channel).await];
+        switch.cut(dies);
+        let [ref mut first, ref mut second] = streams;
+        let (lost, left) = match dies {
+            0 => (first, second),
+            _ => (second, first),
+        };
+        let lost = within("its end", lost.replies.message()).await;
+        let lost = lost.expect_err("it is lost");
+        assert_eq!(lost.code(), Code::Unavailable, "{lost}");
+        left.speaks().await;
+        let endpoint = only(&channel);
+        assert_eq!(endpoint.state, ConnectivityState::Ready, "one is up");
+        assert!(endpoint.ejected.is_none(), "{endpoint:?}");
+        let mut third = opened(&channel).await;
+        third.speaks().await;
+        assert_eq!(server.accepted(), 3, "in the place of the one that died");
+        // The last ones make the endpoint's end, and it is dialled anew.
+        for line in 0..3 {
+            switch.cut(line);
+        }
+        let lost = within("its end", third.replies.message()).await;
+        assert!(lost.is_err(), "it is lost");
+        assert!(unary(&channel).await.is_ok(), "over another one");
+    }
+}
+
+#[tokio::test]
+async fn a_further_connection_that_cannot_be_made_is_told_of_and_tried_again() {
+    let server = server(1);
+    let switch = Switch::to(&server);
+    let channel = switch.channel(&server, 2);
+    all_ready(&channel).await;
+    let mut first = opened(&channel).await;
+    switch.refuses.store(true, Ordering::SeqCst);
+    let waiting = opening(&channel);
+    eventually("the error is in the report", || {
+        let error = only(&channel).last_error;
+        error.is_some_and(|error| error.contains("no line is free"))
+    })
+    .await;
+    let endpoint = only(&channel);
+    assert_eq!(endpoint.state, ConnectivityState::Ready, "one is up");
+    first.speaks().await;
+    switch.refuses.store(false, Ordering::SeqCst);
+    let second = within("the next attempt", waiting).await.expect("no panic");
+    second.expect("a stream").speaks().await;
+    eventually("the error is over", || only(&channel).last_error.is_none()).await;
+}
+
+#[tokio::test]
+async fn a_server_that_says_goaway_loses_no_call() {
+    let server = server(2);
+    let channel = channel(&server, 3).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let callers: Vec<_> = (0..6)
+        .map(|_| {
+            let (channel, stop) = (channel.clone(), stop.clone());
+            tokio::spawn(async move {
+                let mut calls = 0;
+                while !stop.load(Ordering::SeqCst) {
+                    unary(&channel).await?;
+                    calls += 1;
+                }
+                Ok::<u64, Status>(calls)
+            })
+        })
+        .collect();
+    for _ in 0..5 {
+        let before = server.total().started;
+        eventually("calls flow", || server.total().started > before + 100).await;
+        server.drain().await;
+        server.restart().await;
+    }
+    stop.store(true, Ordering::SeqCst);
+    for caller in callers {
+        let calls = within("a caller ends", caller).await.expect("no panic");
+        let calls = calls.expect("a drain loses no call");
+        assert!(calls > 0, "each had its turns");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_all_handles_closes_all_connections() {
+    let server = server(1);
+    let before = tasks();
+    let channel = channel(&server, 3).await;
+    let streams = [
+        opened(&channel).await,
+        opened(&channel).await,
+        opened(&channel).await,
+    ];
+    let waiting = opening(&channel);
+    under_way(&channel, 4).await;
+    assert_eq!(server.open(), 3);
+    waiting.abort();
+    drop((channel, streams));
+    eventually("the server has no connection left", || server.open() == 0).await;
+    eventually("no task is left", || tasks() == before).await;
+}
+
+#[tokio::test]
+async fn a_shutdown_waits_for_the_calls_on_all_connections_and_cuts_them_at_its_deadline() {
+    let server = server(1);
+    let before = tasks();
+    let channel = channel(&server, 2).await;
+    let mut streams = vec![opened(&channel).await, opened(&channel).await];
+    let waiting = opening(&channel);
+    under_way(&channel, 3).await;
+    let ended = channel.shutdown(LONG);
+    let refused = within("the one that waits ends", waiting).await;
+    let refused = refused.expect("no panic").map(drop);
+    assert_eq!(
+        refused.expect_err("no call begins any more").code(),
+        Code::Unavailable
+    );
+    for stream in &mut streams {
+        stream.speaks().await;
+    }
+    for stream in streams {
+        stream.ends().await;
+    }
+    let outcome = within("the last call ended", ended).await;
+    assert!(outcome.is_clean(), "{outcome:?}");
+    eventually("the server has no connection left", || server.open() == 0).await;
+    eventually("no task is left", || tasks() == before).await;
+
+    let channel = self::channel(&server, 2).await;
+    let mut streams = [opened(&channel).await, opened(&channel).await];
+    let limit = Duration::from_millis(100);
+    let began = Instant::now();
+    let outcome = within("the deadline", channel.shutdown(limit)).await;
+    assert!(began.elapsed() >= limit, "calls have until the deadline");
+    assert_eq!(outcome.cut, 2, "both connections are cut: {outcome:?}");
+    for stream in &mut streams {
+        let lost = within("its end", stream.replies.message()).await;
+        assert!(lost.is_err(), "{lost:?}");
+    }
+    eventually("the server has no connection left", || server.open() == 0).await;
+}
+
+#[tokio::test]
+async fn an_old_endpoint_is_replaced_with_all_of_its_connections() {
+    let server = server(1);
+    let channel = builder(&server, 2)
+        .max_connection_age(Duration::from_millis(50))
+        .backoff(Backoff::default().with_base(Duration::from_millis(10)))
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    let mut streams = [opened(&channel).await, opened(&channel).await];
+    eventually("they are replaced", || server.accepted() >= 4).await;
+    for stream in &mut streams {
+        stream.speaks().await;
+    }
+    for stream in streams {
+        stream.ends().await;
+    }
+    eventually("the old ones are closed", || server.open() <= 1).await;
+}
