@@ -12,6 +12,7 @@ use evenkeel::ConnectivityState;
 use evenkeel::Endpoint;
 use evenkeel::health::limits::Limiter;
 use evenkeel::health::{Cause, Change, Ejection, Ejections, Entry, Gate, Health, Limits};
+use evenkeel::load::StreamCount;
 use evenkeel::math::{Moment, Rng, RunningQuantile};
 use evenkeel::outcome::Outcome;
 use evenkeel::policy::{
@@ -19,6 +20,7 @@ use evenkeel::policy::{
     WeightedRoundRobin,
 };
 use evenkeel::retry::{Budget, BudgetSettings, Throttle, ThrottleSettings};
+use loom::sync::Mutex;
 use loom::sync::atomic::AtomicUsize;
 use loom::sync::atomic::Ordering::{Relaxed, SeqCst};
 use loom::thread;
@@ -602,5 +604,113 @@ fn a_call_that_slips_in_while_an_endpoint_drains_is_told_too() {
             "the mark is no call, and leaves the limits alone"
         );
         assert!(calls.try_begin(1));
+    });
+}
+
+/// One connection for one stream, and a queue as the connections of an endpoint have it.
+#[derive(Default)]
+struct Turns {
+    count: StreamCount,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: u32,
+    granted: u32,
+}
+
+impl Turns {
+    /// Whether a call got its stream at once. Else it waits.
+    fn call(&self) -> bool {
+        if self.count.take() {
+            return true;
+        }
+        let mut queue = self.queue.lock().unwrap();
+        if queue.waiting == 0 {
+            self.count.begin_waiting();
+            if self.count.take_in_turn() {
+                self.count.end_waiting();
+                return true;
+            }
+        }
+        queue.waiting += 1;
+        false
+    }
+
+    fn end(&self) {
+        if self.count.give_back() {
+            self.serve();
+        }
+    }
+
+    fn serve(&self) {
+        let mut queue = self.queue.lock().unwrap();
+        while queue.waiting > 0 && self.count.take_in_turn() {
+            queue.waiting -= 1;
+            queue.granted += 1;
+        }
+        if queue.waiting == 0 {
+            self.count.end_waiting();
+        }
+    }
+}
+
+#[test]
+fn no_call_waits_for_a_stream_while_there_is_room() {
+    loom::model(|| {
+        let turns = Arc::new(Turns::default());
+        turns.count.set_most(1);
+        assert!(turns.call(), "there is room for one");
+        let other = {
+            let turns = turns.clone();
+            thread::spawn(move || turns.call())
+        };
+        turns.end();
+        let at_once = u32::from(other.join().unwrap());
+        let queue = turns.queue.lock().unwrap();
+        let served = at_once + queue.granted;
+        assert_eq!(served, 1, "the stream that ended is the other call's");
+        assert_eq!(queue.waiting, 0, "nobody waits");
+        drop(queue);
+        assert_eq!(turns.count.open(), 1, "and it is counted once");
+    });
+}
+
+#[test]
+fn a_stream_goes_to_who_waits_and_not_to_who_comes_then() {
+    loom::model(|| {
+        let turns = Arc::new(Turns::default());
+        turns.count.set_most(1);
+        assert!(turns.call(), "there is room for one");
+        assert!(!turns.call(), "and not for two: it waits");
+        let late = {
+            let turns = turns.clone();
+            thread::spawn(move || turns.call())
+        };
+        turns.end();
+        assert!(!late.join().unwrap(), "one waited before it");
+        let queue = turns.queue.lock().unwrap();
+        assert_eq!((queue.granted, queue.waiting), (1, 1), "in their order");
+    });
+}
+
+#[test]
+fn no_call_waits_for_a_stream_that_the_server_has_just_allowed() {
+    loom::model(|| {
+        let turns = Arc::new(Turns::default());
+        turns.count.set_most(0);
+        let allowed = {
+            let turns = turns.clone();
+            thread::spawn(move || {
+                turns.count.set_most(1);
+                turns.serve();
+            })
+        };
+        let at_once = u32::from(turns.call());
+        allowed.join().unwrap();
+        let queue = turns.queue.lock().unwrap();
+        assert_eq!(at_once + queue.granted, 1, "it has its stream");
+        assert_eq!(queue.waiting, 0, "nobody waits");
     });
 }

@@ -79,10 +79,16 @@ impl<H> Checks<H> {
             events,
             verdicts: self.verdicts.clone(),
             last: None,
+            moves: 0,
         };
         let told = self.told.clone();
         let heard = move |heard| match heard {
-            Heard::Word(verdict) => teller.tell(verdict),
+            Heard::Word(verdict) => {
+                teller.has_moved();
+                teller.tell(verdict);
+            }
+            // Its transport ended and not the connection, which is asked anew at once.
+            Heard::Lost(_) if teller.has_moved() => {}
             Heard::Lost(why) => teller.tell(Verdict::not_serving(why)),
             Heard::Unsupported => {
                 teller.tell(Verdict::Serving);
@@ -98,6 +104,11 @@ impl<H> Checks<H> {
             }
         };
         self.watches.begin(target, subchannel, connection, heard);
+    }
+
+    /// This connection of the endpoint goes on by other transports.
+    pub(super) fn moved(&self, key: u64, connection: u64) {
+        self.watches.moved(key, connection);
     }
 
     /// This connection of the endpoint takes no more calls.
@@ -154,9 +165,17 @@ struct Teller {
     events: ConnectionEvents,
     verdicts: mpsc::UnboundedSender<Checked>,
     last: Option<Verdict>,
+    /// Of those that the connection has been through.
+    moves: usize,
 }
 
 impl Teller {
+    /// Whether one of the connection's transports has ended since this was last asked.
+    fn has_moved(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.moves, self.events.moves());
+        before != self.moves
+    }
+
     fn tell(&mut self, verdict: Verdict) {
         if self.last.as_ref() == Some(&verdict) {
             return;

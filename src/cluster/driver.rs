@@ -31,7 +31,7 @@ use crate::cluster::snapshot::{Outbox, Shared, Snapshot, Summary};
 use crate::cluster::step::{Cluster, Effect, Event, Published};
 use crate::cluster::watches::{self, AbortOnDrop};
 use crate::cluster::{clock, probes};
-use crate::connection::{ConnectionEvents, Connector, DialTerms, Inbox};
+use crate::connection::{ConnectionEvents, Connector, DialTerms, End, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::endpoint::RefreshHint;
 use crate::error::BoxError;
@@ -318,6 +318,10 @@ where
     fn step(&mut self, event: Event<C::Service>) {
         if let Event::Ended(ended) = &event {
             self.look(ended.key);
+            if matches!(ended.end, End::Moved) {
+                self.checks.moved(ended.key, ended.connection);
+                self.load_reports.moved(ended.key, ended.connection);
+            }
         }
         self.cluster.step(event, Instant::now());
         self.perform();

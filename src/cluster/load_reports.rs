@@ -78,6 +78,11 @@ impl<W> LoadReports<W> {
         self.watches.begin(target, subchannel, connection, heard);
     }
 
+    /// This connection of the endpoint goes on by other transports.
+    pub(super) fn moved(&self, key: u64, connection: u64) {
+        self.watches.moved(key, connection);
+    }
+
     /// This connection of the endpoint takes no more calls.
     pub(super) fn end(&mut self, key: u64, connection: u64) {
         self.watches.end(key, connection);

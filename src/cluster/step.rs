@@ -417,7 +417,7 @@ impl<S: Clone> Cluster<S> {
     }
 
     fn ended(&mut self, ended: Ended, now: Instant) {
-        if matches!(ended.end, End::Gone) {
+        if matches!(ended.end, End::Gone | End::Moved) {
             return;
         }
         let Some(entry) = self.entries.get_mut(&ended.key) else {
@@ -461,7 +461,7 @@ impl<S: Clone> Cluster<S> {
                 debug!(endpoint = %entry.endpoint.id(), error = error.as_deref(), "connection ended");
                 entry.ended(error, backoff, now)
             }
-            End::Gone | End::Beside(_) => return,
+            End::Gone | End::Moved | End::Beside(_) => return,
             End::NotReady(error) => {
                 let error: Arc<str> = describe(&*error).into();
                 debug!(endpoint = %entry.endpoint.id(), %error, "service is not ready any more");

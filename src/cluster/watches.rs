@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
 use crate::cluster::Settings;
@@ -34,6 +35,7 @@ pub(super) struct Watches<W, T> {
 
 struct Running {
     connection: u64,
+    moved: Arc<Notify>,
     _task: AbortOnDrop,
 }
 
@@ -69,7 +71,7 @@ impl<W, T> Watches<W, T> {
         target: Target<S>,
         subchannel: Arc<Subchannel>,
         connection: u64,
-        heard: impl FnMut(Heard<W::Word>) + Send + 'static,
+        mut heard: impl FnMut(Heard<W::Word>) + Send + 'static,
     ) where
         S: Clone + Send + Sync + 'static,
         W: Watch<S, Terms = T>,
@@ -79,20 +81,37 @@ impl<W, T> Watches<W, T> {
             return;
         };
         let key = subchannel.key();
-        let pauses = Pauses {
-            backoff: self.backoff,
-            rng: Rng::new(self.rng.next_u64()),
-        };
+        let (backoff, seed) = (self.backoff, self.rng.next_u64());
         let target = target.known_by(subchannel, self.rng.next_u64());
+        let moved = Arc::<Notify>::default();
+        let moves = moved.clone();
         let task = tokio::spawn(async move {
             let (watch, terms) = &*watch;
-            keep(target, watch, terms, pauses, heard).await;
+            loop {
+                let rng = Rng::new(seed);
+                let pauses = Pauses { backoff, rng };
+                tokio::select! {
+                    biased;
+                    () = moves.notified() => {}
+                    () = keep(target.clone(), watch, terms, pauses, &mut heard) => return,
+                }
+            }
         });
         let running = Running {
             connection,
+            moved,
             _task: AbortOnDrop(task.abort_handle()),
         };
         self.running.insert(key, running);
+    }
+
+    /// This connection of the endpoint goes on by other transports: the watch is begun anew, since it may run over the
+    /// one that does not, and would hold up a server that shuts down.
+    pub(super) fn moved(&self, key: u64, connection: u64) {
+        let running = self.running.get(&key);
+        if let Some(running) = running.filter(|running| running.connection == connection) {
+            running.moved.notify_one();
+        }
     }
 
     /// This connection of the endpoint takes no more calls.

@@ -1,6 +1,6 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -16,6 +16,8 @@ use crate::policy::Subchannel;
 pub(crate) enum End {
     /// It has not: it goes on, and an attempt to make another one beside it ended, well or with this error.
     Beside(Option<BoxError>),
+    /// It has not: it goes on by other transports than the one that ended or takes no new calls.
+    Moved,
     /// The peer takes no new calls; those under way may finish. HTTP/2's GOAWAY.
     Draining,
     /// It is gone. The error is kept for the endpoint's report.
@@ -39,18 +41,21 @@ pub(crate) struct Ended {
 /// Where the ends go.
 pub(crate) type Inbox = mpsc::UnboundedSender<Ended>;
 
-/// How a connector that makes further connections by itself is to do so.
+/// How a connector is to go about it that makes further transports by itself, where one connection of the balancer
+/// is several of them.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct DialTerms {
+#[non_exhaustive]
+pub struct DialTerms {
     /// How long an attempt may take.
-    pub(crate) connect_timeout: Duration,
+    pub connect_timeout: Duration,
     /// The delays between attempts.
-    pub(crate) backoff: Backoff,
-    pub(crate) seed: u64,
+    pub backoff: Backoff,
+    /// For the randomness of the delays; another one for each connection.
+    pub seed: u64,
 }
 
 impl Default for DialTerms {
-    /// gRPC's connection backoff.
+    /// gRPC's connection backoff: 20 s, and delays from 1 s on.
     fn default() -> Self {
         Self {
             connect_timeout: Duration::from_secs(20),
@@ -76,6 +81,7 @@ struct Inner {
     subchannel: Arc<Subchannel>,
     connection: u64,
     ended: AtomicBool,
+    moves: AtomicUsize,
     inbox: Option<Inbox>,
     terms: DialTerms,
     /// Looked at when a connection begins and when it is cut, and not by calls.
@@ -110,6 +116,7 @@ impl ConnectionEvents {
                 subchannel,
                 connection,
                 ended: AtomicBool::new(false),
+                moves: AtomicUsize::new(0),
                 inbox: Some(inbox),
                 terms,
                 cut: Mutex::new(Cut::Unknown),
@@ -125,6 +132,7 @@ impl ConnectionEvents {
                 subchannel: Arc::new(Subchannel::new(0, "detached".into(), rules)),
                 connection: 0,
                 ended: AtomicBool::new(false),
+                moves: AtomicUsize::new(0),
                 inbox: None,
                 terms: DialTerms::default(),
                 cut: Mutex::new(Cut::Unknown),
@@ -154,9 +162,9 @@ impl ConnectionEvents {
         self.end(End::NotReady(error));
     }
 
-    /// How further connections beside this one are to be made.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn dial_terms(&self) -> DialTerms {
+    /// How further transports of this connection are to be made: as the balancer was told to make connections. They
+    /// do not count among its dials at once.
+    pub fn dial_terms(&self) -> DialTerms {
         let DialTerms { seed, .. } = self.inner.terms;
         DialTerms {
             // Not the same for all, which may be made at once.
@@ -165,10 +173,22 @@ impl ConnectionEvents {
         }
     }
 
-    /// An attempt to make a further connection beside this one ended, well or with an error.
-    #[cfg(feature = "grpc")]
-    pub(crate) fn beside(&self, error: Option<BoxError>) {
+    /// An attempt to make a further transport ended, well or with an error. The connection goes on; the error is in the
+    /// endpoint's report until an attempt ends well.
+    pub fn beside(&self, error: Option<BoxError>) {
         self.inner.tell(End::Beside(error));
+    }
+
+    /// One of several transports ended, or takes no new calls, and the others go on. To be said ahead of the ends of
+    /// what was under way on it. What watches the server is begun anew, since it may run over the one that left.
+    pub fn moved(&self) {
+        self.inner.moves.fetch_add(1, Ordering::SeqCst);
+        self.inner.tell(End::Moved);
+    }
+
+    /// How often one of several transports ended or took no new calls.
+    pub(crate) fn moves(&self) -> usize {
+        self.inner.moves.load(Ordering::SeqCst)
     }
 
     /// Says how the connection is closed at once, with the calls under way on it, which are to fail: `cut` is
@@ -308,8 +328,6 @@ impl fmt::Debug for ConnectionEvents {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicUsize;
-
     use super::*;
 
     fn counted(events: &ConnectionEvents, count: &Arc<AtomicUsize>) {

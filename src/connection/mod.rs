@@ -6,5 +6,5 @@ mod events;
 
 pub use connector::{Connector, ConnectorFn, connector_fn};
 pub use discovered::Discovered;
-pub use events::ConnectionEvents;
-pub(crate) use events::{DialTerms, End, Ended, Inbox, Line};
+pub use events::{ConnectionEvents, DialTerms};
+pub(crate) use events::{End, Ended, Inbox, Line};

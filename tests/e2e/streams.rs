@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use evenkeel::ConnectivityState;
-use evenkeel::grpc::{Builder, Channel};
+use evenkeel::grpc::{Builder, Channel, HealthCheck};
 use evenkeel::health::Limits;
 use evenkeel::math::Backoff;
 use evenkeel::policy::RoundRobin;
@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 use tokio::runtime::Handle as Runtime;
 use tokio::task::{AbortHandle, JoinHandle};
 use tonic::{Code, Status, Streaming};
+use tonic_health::ServingStatus;
 use tower::service_fn;
 
 use crate::support::proto::{EchoReply, EchoRequest, demo_client::DemoClient};
@@ -142,6 +143,33 @@ async fn there_are_no_more_connections_than_allowed_and_what_is_beyond_waits_for
     assert_eq!(server.accepted(), 3, "three connections and no more");
     assert_eq!(method().started, 20, "each call was made once");
     under_way(&channel, 0).await;
+}
+
+#[cfg(feature = "service-config")]
+#[tokio::test]
+async fn a_service_config_says_how_many_where_nothing_else_does() {
+    let json = r#"{"connectionScaling": {"maxConnectionsPerSubchannel": 11}}"#;
+    for (set, connections) in [(None, 10), (Some(2), 2)] {
+        let server = server(1);
+        let channel = Channel::builder()
+            .endpoints([server.uri()])
+            .http2_with(|http2| http2.max_connections = set)
+            .service_config(json)
+            .build()
+            .unwrap();
+        all_ready(&channel).await;
+        let calls: Vec<_> = (0..12).map(|_| opening(&channel)).collect();
+        let method = || server.calls(Method::BidiStream);
+        eventually("each connection has its one call", || {
+            method().in_flight() == connections
+        })
+        .await;
+        for call in calls {
+            call.abort();
+        }
+        under_way(&channel, 0).await;
+        assert_eq!(server.accepted(), connections, "set to {set:?}");
+    }
 }
 
 #[tokio::test]
@@ -320,6 +348,45 @@ async fn a_connection_that_dies_takes_its_own_calls_only_whichever_it_is() {
         assert!(lost.is_err(), "it is lost");
         assert!(unary(&channel).await.is_ok(), "over another one");
     }
+}
+
+#[tokio::test]
+async fn a_health_check_goes_on_by_another_connection() {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    let server = TestServer::builder("few", Behaviour::prompt())
+        .max_concurrent_streams(2)
+        .add_service(health)
+        .own_thread()
+        .start();
+    let switch = Switch::to(&server);
+    let lines = switch.clone();
+    let channel = builder(&server, 2)
+        .connector(service_fn(move |_: Uri| lines.clone().dial()))
+        // A check that were merely begun anew some time after its end would be too late for this test.
+        .backoff(Backoff::default().with_base(LONG).with_max(LONG))
+        .health_check(HealthCheck::new())
+        .build()
+        .unwrap();
+    all_ready(&channel).await;
+    // The check's stream is one of the first connection's two.
+    let mut first = opened(&channel).await;
+    let mut second = opened(&channel).await;
+    assert_eq!(server.open(), 2, "the check has its place");
+    switch.cut(0);
+    let lost = within("its end", first.replies.message()).await;
+    assert!(lost.is_err(), "it is lost");
+    for _ in 0..20 {
+        let reply = unary(&channel).await;
+        assert!(reply.is_ok(), "the endpoint is healthy: {reply:?}");
+    }
+    second.speaks().await;
+    reporter
+        .set_service_status("", ServingStatus::NotServing)
+        .await;
+    eventually("the check hears what the server says", || {
+        only(&channel).state == ConnectivityState::TransientFailure
+    })
+    .await;
 }
 
 #[tokio::test]

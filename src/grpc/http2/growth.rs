@@ -5,13 +5,14 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle as Runtime;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::connection::ConnectionEvents;
+use crate::connection::{ConnectionEvents, DialTerms};
 use crate::error::{BoxError, Error};
 use crate::math::Rng;
 
@@ -60,8 +61,22 @@ impl Growth {
         events: ConnectionEvents,
     ) -> Growing {
         let dialled = (self.dial)(pool.clone(), events.clone());
-        let task = self.runtime.spawn(grow(pool, dialled, failures, events));
-        let task = task.abort_handle();
+        self.spawn(grow(pool, dialled, failures, events))
+    }
+
+    /// Begins a pause instead, as after an attempt that failed.
+    pub(super) fn pause(
+        &self,
+        pool: Weak<Pool>,
+        failures: u32,
+        events: &ConnectionEvents,
+    ) -> Growing {
+        let delay = delay(&events.dial_terms(), failures);
+        self.spawn(pause(pool, delay))
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> Growing {
+        let task = self.runtime.spawn(task).abort_handle();
         self.cuts.add(task.clone());
         Growing(task)
     }
@@ -101,10 +116,21 @@ async fn grow(pool: Weak<Pool>, dialled: Dialled, failures: u32, events: Connect
         Some(pool) => pool.dial_failed(),
         None => return,
     }
-    let mut rng = Rng::stream(terms.seed, u64::from(failures));
     // From the beginning of the attempt, as gRPC counts.
-    let delay = terms.backoff.delay(failures, &mut rng);
-    sleep(delay.saturating_sub(began.elapsed())).await;
+    pause(
+        pool,
+        delay(&terms, failures).saturating_sub(began.elapsed()),
+    )
+    .await;
+}
+
+fn delay(terms: &DialTerms, failures: u32) -> Duration {
+    let mut rng = Rng::stream(terms.seed, u64::from(failures));
+    terms.backoff.delay(failures, &mut rng)
+}
+
+async fn pause(pool: Weak<Pool>, delay: Duration) {
+    sleep(delay).await;
     if let Some(pool) = pool.upgrade() {
         pool.pause_is_over();
     }

@@ -26,6 +26,7 @@ use crate::connection::ConnectionEvents;
 use super::farewell::Farewell;
 use super::frames::{FrameHeaders, Seen};
 use super::gauge::GaugeGuard;
+use super::pool::Left;
 use super::stall::Stall;
 use super::streams::Streams;
 
@@ -112,12 +113,18 @@ impl<T> ObservedIo<T> {
         self
     }
 
-    /// Whether the balancer is to hear of the end: not while the endpoint has another connection.
-    fn is_last(streams: Option<&Arc<Streams>>) -> bool {
-        streams.is_none_or(|streams| match streams.pool() {
-            Some(pool) => pool.leave(streams),
-            None => true,
-        })
+    /// The connection takes no more calls. Whether the balancer is to hear of that as the end: not while the endpoint
+    /// has another connection. `calm`: its server wants to be left alone.
+    fn leaves(streams: Option<&Arc<Streams>>, events: &ConnectionEvents, calm: bool) -> bool {
+        let pool = streams.and_then(|streams| Some((streams.pool()?, streams)));
+        match pool.map(|(pool, streams)| pool.leave(streams, calm)) {
+            None | Some(Left::Last) => true,
+            Some(Left::Others) => {
+                events.moved();
+                false
+            }
+            Some(Left::Before) => false,
+        }
     }
 
     /// Reads the frame headers in `bytes`. The number of bytes up to a GOAWAY that another one will
@@ -153,14 +160,14 @@ impl<T> ObservedIo<T> {
                 }
             }
             Seen::GoAway { reason, .. } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
-                if Self::is_last(streams.as_ref()) {
+                if Self::leaves(streams.as_ref(), events, true) {
                     events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
                 }
             }
             Seen::GoAway {
                 last_stream, end, ..
             } => {
-                if Self::is_last(streams.as_ref()) {
+                if Self::leaves(streams.as_ref(), events, false) {
                     events.draining();
                 }
                 if last_stream == FrameHeaders::ANY_STREAM {
@@ -215,7 +222,7 @@ impl<T> ObservedIo<T> {
             };
             let _ = settings.send(Err(told));
         }
-        if Self::is_last(self.streams.as_ref()) {
+        if Self::leaves(self.streams.as_ref(), &self.events, false) {
             self.events.closed(Some(error.into()));
         }
     }

@@ -66,6 +66,16 @@ pub(super) struct Place {
     stream: OpenStream,
 }
 
+/// Which of a pool's connections has left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Left {
+    Last,
+    /// One of several. The others go on.
+    Others,
+    /// None that is here, or any more.
+    Before,
+}
+
 /// What a call gets where nothing has room at once.
 pub(super) enum Turn {
     Now(Place),
@@ -198,6 +208,15 @@ impl Pool {
         }
     }
 
+    /// Makes no further connection for as long as after an attempt that failed.
+    fn pause(self: &Arc<Self>, queue: &mut Queue) {
+        if let (Members::Several { growth, .. }, Some(events)) = (&self.members, &queue.events) {
+            let pause = growth.pause(Arc::downgrade(self), queue.failures, events);
+            queue.growing = Some(pause);
+            queue.failures = queue.failures.saturating_add(1);
+        }
+    }
+
     /// A further connection is there.
     pub(super) fn join(self: &Arc<Self>, connection: Arc<Connection>) {
         let Members::Several { live, .. } = &self.members else {
@@ -231,25 +250,32 @@ impl Pool {
         self.serve();
     }
 
-    /// The connection of these streams takes no more calls. Whether it was the last one.
-    pub(super) fn leave(self: &Arc<Self>, streams: &Arc<Streams>) -> bool {
+    /// The connection of these streams takes no more calls. `calm`: and its server wants to be left alone for a while.
+    pub(super) fn leave(self: &Arc<Self>, streams: &Arc<Streams>, calm: bool) -> Left {
         let mut queue = self.lock();
-        let last = match &self.members {
-            Members::One(_) => !queue.closed,
+        let left = match &self.members {
+            Members::One(_) => Left::Last,
             Members::Several { live, .. } => {
                 let before = live.load_full();
                 let stays = |c: &&Arc<Connection>| !Arc::ptr_eq(c.streams(), streams);
                 let after: Vec<_> = before.iter().filter(stays).cloned().collect();
-                let last = after.is_empty() && !queue.closed;
+                let left = match (before.len() - after.len(), after.len()) {
+                    (0, _) => Left::Before,
+                    (_, 0) => Left::Last,
+                    _ => Left::Others,
+                };
                 live.store(Arc::new(after));
-                last
+                left
             }
         };
-        if !last {
+        if left != Left::Last {
+            if left == Left::Others && calm {
+                self.pause(&mut queue);
+            }
             drop(queue);
             // Those who wait may want another one in its place.
             self.serve();
-            return false;
+            return left;
         }
         queue.closed = true;
         let waiting = std::mem::take(&mut queue.waiting);
@@ -258,7 +284,7 @@ impl Pool {
         drop(queue);
         // Without the lock: who waits hears of it.
         drop((waiting, growing, events));
-        true
+        left
     }
 
     fn with_live<R>(&self, look: impl FnOnce(&[Arc<Connection>]) -> R) -> R {

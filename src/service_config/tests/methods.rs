@@ -104,7 +104,8 @@ fn methods_throttle_and_health() {
             {"timeout": "2s"}
         ],
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-        "healthCheckConfig": {"serviceName": ""}
+        "healthCheckConfig": {"serviceName": ""},
+        "connectionScaling": {"maxConnectionsPerSubchannel": "20"}
     }));
     let [first, second, third] = config.methods.as_slice() else {
         panic!("three: {config:?}");
@@ -127,4 +128,5 @@ fn methods_throttle_and_health() {
         "A6's example"
     );
     assert_eq!(config.health_service.as_deref(), Some(""), "A17: all of it");
+    assert_eq!(config.max_connections, Some(20), "A105: as it is written");
 }

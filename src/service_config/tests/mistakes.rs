@@ -88,6 +88,16 @@ fn mistakes_of_the_whole_and_of_lists_have_their_path() {
             "healthCheckConfig",
             "expected an object",
         ),
+        (
+            json!({"connectionScaling": {"maxConnectionsPerSubchannel": 0}}),
+            "connectionScaling.maxConnectionsPerSubchannel",
+            "from 1 on",
+        ),
+        (
+            json!({"connectionScaling": {"maxConnections": 2}}),
+            "connectionScaling.maxConnections",
+            "unknown field",
+        ),
     ] {
         assert_mistake(&json, path, what);
     }

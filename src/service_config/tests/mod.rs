@@ -69,13 +69,16 @@ fn nothing_said_sets_nothing() {
         }),
         json!({"loadBalancingPolicy": "", "methodConfig": [], "healthCheckConfig": {}}),
         json!({"healthCheckConfig": {"serviceName": null}}),
+        json!({"connectionScaling": {}}),
+        json!({"connectionScaling": {"maxConnectionsPerSubchannel": null}}),
     ] {
         let config = read(&json);
         assert!(
             config.balancing.is_none()
                 && config.methods.is_empty()
                 && config.throttle.is_none()
-                && config.health_service.is_none(),
+                && config.health_service.is_none()
+                && config.max_connections.is_none(),
             "{json} says nothing: {config:?}"
         );
     }

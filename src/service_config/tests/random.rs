@@ -14,6 +14,8 @@ fn any_json() -> impl Strategy<Value = Value> {
         "methodConfig",
         "retryThrottling",
         "healthCheckConfig",
+        "connectionScaling",
+        "maxConnectionsPerSubchannel",
         "name",
         "service",
         "method",
@@ -107,7 +109,8 @@ fn good() -> Value {
             }
         }],
         "retryThrottling": {"maxTokens": 10, "tokenRatio": 0.1},
-        "healthCheckConfig": {"serviceName": "a"}
+        "healthCheckConfig": {"serviceName": "a"},
+        "connectionScaling": {"maxConnectionsPerSubchannel": 2}
     })
 }
 

@@ -65,13 +65,14 @@ impl Ends {
 
     /// Waits until it is told.
     pub(super) async fn told(&mut self, what: &str) {
-        while let End::Beside(_) = self.next(what).await {}
+        while let End::Beside(_) | End::Moved = self.next(what).await {}
     }
 
     /// Waits until it is told that an attempt to make a further connection failed.
     pub(super) async fn told_beside(&mut self, what: &str) {
         let end = self.next(what).await;
-        assert!(matches!(end, End::Beside(Some(_))), "{what}: {end:?}");
+        let failed = matches!(end, End::Beside(Some(_)));
+        assert!(failed, "{what}: {end:?}");
     }
 
     async fn next(&mut self, what: &str) -> End {
@@ -85,7 +86,7 @@ impl Ends {
     /// Whether it was told by now.
     pub(super) fn were_told(&mut self) -> bool {
         let told = std::iter::from_fn(|| self.0.try_recv().ok());
-        told.filter(|ended| !matches!(ended.end, End::Beside(_)))
+        told.filter(|ended| !matches!(ended.end, End::Beside(_) | End::Moved))
             .count()
             > 0
     }

@@ -11,8 +11,8 @@ use tokio::task::yield_now;
 use tower_service::Service;
 
 use super::peer::{
-    DATA, END_HEADERS, END_STREAM, Ends, HEADERS, Open, Peer, REFUSED_STREAM, RST_STREAM, SETTINGS,
-    STATUS_200, connect, connector, open_with, request, soon,
+    DATA, END_HEADERS, END_STREAM, Ends, GOAWAY, HEADERS, Open, Peer, REFUSED_STREAM, RST_STREAM,
+    SETTINGS, STATUS_200, connect, connector, open_with, request, soon,
 };
 use crate::call::Reclaim;
 use crate::grpc::http2::{Http2, Http2Body, Http2Connector, Http2Future, Http2Settings};
@@ -359,6 +359,32 @@ async fn attempts_that_fail_are_made_again_with_the_backoff_while_calls_wait() {
     assert!(minute.await.is_err(), "nobody waits, so nobody dials");
     assert!(is_ready(&mut service.clone()), "the endpoint is ready");
     drop(peer);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_wants_calm_is_not_dialled_for_a_while() {
+    let Several {
+        service,
+        mut peer,
+        mut accept,
+        mut ends,
+        ..
+    } = several(2, ONE).await;
+    let first = call(&service);
+    let mut second = service.clone();
+    assert!(!is_ready(&mut second));
+    let _other = accepted(&mut accept, ONE).await;
+    ready(&mut second).await;
+    let mut third = service.clone();
+    assert!(!is_ready(&mut third));
+    let enhance_your_calm = [[0, 0, 0, 1], [0, 0, 0, 0xb]].concat();
+    peer.send(GOAWAY, 0, 0, &enhance_your_calm).await;
+    let began = tokio::time::Instant::now();
+    soon("a dial", accept.recv()).await.expect("a dial");
+    let pause = began.elapsed().as_secs_f64();
+    assert!((0.79..1.21).contains(&pause), "the backoff: {pause} s");
+    assert!(!ends.were_told(), "the endpoint goes on");
+    drop((first, second, third));
 }
 
 #[tokio::test]
