@@ -8,17 +8,17 @@
 //! picker built anew every so often, though nothing happened ([`refresh`](crate::cluster::refresh)).
 
 mod orders;
+mod waits;
 
-use std::future::pending;
 use std::pin::Pin;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use futures_util::{FutureExt, StreamExt};
+use futures_util::FutureExt;
 use tokio::runtime::Handle as Runtime;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::coop::consume_budget;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 
 use crate::cluster::Settings;
 use crate::cluster::checks::{Checked, Checks};
@@ -34,12 +34,12 @@ use crate::cluster::{clock, probes};
 use crate::connection::{ConnectionEvents, Connector, DialTerms, End, Inbox};
 use crate::discovery::{Discovery, Update};
 use crate::endpoint::RefreshHint;
-use crate::error::BoxError;
 use crate::health::limits::Limiter;
 use crate::health::{Change, Verdict};
 use crate::outcome::LoadReport;
 use crate::policy::{Candidates, Groups, Halted, Policy};
 use crate::probe::{self, Probe, Watch};
+use waits::{at, next, read};
 
 /// How many events are taken before the next snapshot, at most.
 const MAX_BATCH: usize = 1_000;
@@ -114,11 +114,7 @@ where
     settings.listener = settings.listener.map(|_| refresh.listener());
     let (checks, verdicts) = Checks::new(launch.health_check, &mut settings);
     let driver = Driver {
-        terms: DialTerms {
-            connect_timeout: settings.connect_timeout,
-            backoff: settings.backoff,
-            seed: settings.seed,
-        },
+        terms: settings.dial_terms(),
         load_reports: LoadReports::new(launch.load_reports, &settings),
         checks,
         cluster: Cluster::new(settings, limiter, Some(on_change)),
@@ -478,32 +474,5 @@ impl<S> Drop for ClosedOnDrop<S> {
                 },
             });
         }
-    }
-}
-
-/// The next word of the source; a source that has ended is left alone.
-async fn next(discovery: &mut Option<Pin<Box<dyn Discovery>>>) -> Option<Result<Update, BoxError>> {
-    let Some(source) = discovery else {
-        return pending().await;
-    };
-    let item = source.next().await;
-    if item.is_none() {
-        *discovery = None;
-    }
-    item
-}
-
-fn read<S>(item: Option<Result<Update, BoxError>>) -> Event<S> {
-    match item {
-        Some(Ok(update)) => Event::Update(update),
-        Some(Err(error)) => Event::DiscoveryFailed(error),
-        None => Event::DiscoveryEnded,
-    }
-}
-
-async fn at(time: Option<Instant>) {
-    match time {
-        Some(time) => sleep_until(time).await,
-        None => pending().await,
     }
 }

@@ -40,6 +40,7 @@ pub(crate) use snapshot::{Shared, Snapshot};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::connection::DialTerms;
 use crate::error::Error;
 use crate::health::{Ejection, Limits, SlowStart};
 use crate::load::Measures;
@@ -102,6 +103,15 @@ impl Settings {
         self.connects = policy.connects();
         let listens = self.measures.reports.is_some();
         self.listener = listens.then(|| policy.clone());
+    }
+
+    /// For connectors that make further connections by themselves.
+    pub(crate) fn dial_terms(&self) -> DialTerms {
+        DialTerms {
+            connect_timeout: self.connect_timeout,
+            backoff: self.backoff,
+            seed: self.seed,
+        }
     }
 
     pub(crate) fn validate(&self) -> Result<(), Error> {

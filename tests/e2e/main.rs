@@ -9,6 +9,7 @@ pub mod attempts;
 pub mod knot;
 pub mod mirror;
 pub mod proxy;
+pub mod streams;
 
 mod calls;
 mod cancellation;
@@ -28,8 +29,8 @@ mod retries;
 mod runtime;
 #[cfg(feature = "service-config")]
 mod service_config;
+mod several_connections;
 mod shutdown;
-mod streams;
 mod targets;
 #[cfg(feature = "tls")]
 mod tls;

@@ -210,7 +210,8 @@ impl Connector for Http2Connector {
     type Error = ConnectError;
     type Future = BoxFuture<Result<Http2, ConnectError>>;
 
-    /// Dials, and waits for the server's SETTINGS. Dropping the future closes what is open.
+    /// Dials, and waits for the server's SETTINGS. Dropping the future closes what is open. Further connections, if
+    /// [so many](Http2Settings::max_connections) are allowed, are made later, by tasks on the same runtime.
     fn connect(&self, endpoint: &Endpoint, events: ConnectionEvents) -> Self::Future {
         let inner = self.inner.clone();
         let endpoint = endpoint.clone();

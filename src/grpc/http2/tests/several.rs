@@ -65,8 +65,10 @@ struct Several {
 }
 
 async fn several(most: u32, settings: &[(u16, u32)]) -> Several {
-    let mut http2 = Http2Settings::default();
-    http2.max_connections = Some(most);
+    let http2 = Http2Settings {
+        max_connections: Some(most),
+        ..Http2Settings::default()
+    };
     let (connector, mut accept) = connector(http2, 1 << 20);
     let (events, ends) = Ends::new();
     let (service, peer) =
