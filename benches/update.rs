@@ -17,7 +17,7 @@
 
 use std::convert::Infallible;
 use std::future::{Future, Ready, ready};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};

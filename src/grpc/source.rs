@@ -55,6 +55,7 @@ mod private {
 pub(super) use private::Sealed;
 
 /// Connections by hyper's HTTP/2 client, made and watched by evenkeel itself. The default.
+#[derive(Default)]
 pub struct Own {
     pub(super) settings: Http2Settings,
     pub(super) connect: Option<Connect>,
@@ -66,17 +67,6 @@ pub struct Own {
 type Connect = Box<dyn FnOnce(Http2Settings) -> Result<Http2Connector, Error> + Send>;
 
 impl Source for Own {}
-
-impl Default for Own {
-    fn default() -> Self {
-        Self {
-            settings: Http2Settings::default(),
-            connect: None,
-            #[cfg(feature = "tls")]
-            tls: None,
-        }
-    }
-}
 
 impl Own {
     /// Whether TLS can be spoken at all: else each dial would fail.

@@ -180,8 +180,8 @@ mod tests {
             .map(|n| Endpoint::new(format!("10.0.0.{n}:1")))
             .collect();
         let rule = Aperture::new(12, 1, 4).unwrap();
-        let weights = |all: &[Endpoint]| {
-            let (used, left_out) = rule.split(all.to_vec());
+        let weights = |all: Vec<Endpoint>| {
+            let (used, left_out) = rule.split(all);
             assert_eq!((used.len(), left_out.len()), (14, 4));
             let mut weights: Vec<_> = used
                 .iter()
@@ -190,11 +190,11 @@ mod tests {
             weights.sort();
             weights
         };
-        let one = weights(&all);
+        let one = weights(all.clone());
         let halves = one.iter().filter(|(_, weight)| *weight == 50).count();
         assert_eq!(halves, 1, "one at half, the others at 100: {one:?}");
         all.reverse();
-        assert_eq!(weights(&all), one);
+        assert_eq!(weights(all), one);
     }
 
     #[test]
