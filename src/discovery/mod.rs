@@ -9,6 +9,7 @@
 //! - a [`Handle`], changed by hand from any task;
 //! - a [target](Target) in gRPC's syntax, such as `static:///a:1,b:2`: [`Targets`];
 //! - a name in DNS: `Dns`, with the feature `dns`;
+//! - a service of Kubernetes: `Kubernetes`, with the feature `kubernetes`;
 //! - any [`tower::discover::Discover`], by [`from_discover`];
 //! - any other stream of updates: [`Discovery`] is implemented for it.
 
@@ -18,6 +19,8 @@ mod dns;
 mod fixed;
 mod handle;
 mod host;
+#[cfg(feature = "kubernetes-unversioned")]
+mod kubernetes;
 mod target;
 mod targets;
 
@@ -25,6 +28,8 @@ pub use discover::{DiscoverUpdates, from_discover};
 #[cfg(feature = "dns")]
 pub use dns::{Dns, DnsUpdates};
 pub use handle::{Handle, Updates};
+#[cfg(feature = "kubernetes-unversioned")]
+pub use kubernetes::{Kubernetes, KubernetesError, KubernetesUpdates};
 pub use target::Target;
 pub use targets::Targets;
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "dns")]
 use crate::discovery::dns;
+#[cfg(feature = "kubernetes-unversioned")]
+use crate::discovery::kubernetes;
 use crate::discovery::target::{FIELD, Target, bad, is_scheme};
 use crate::discovery::{BoxDiscovery, Discovery, fixed};
 use crate::error::{BoxError, Error};
@@ -26,7 +28,10 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
     ("file", not_here),
     ("ipv4", fixed::ipv4),
     ("ipv6", fixed::ipv6),
-    ("kubernetes", not_here),
+    #[cfg(feature = "kubernetes-unversioned")]
+    ("kubernetes", kubernetes::of_target),
+    #[cfg(not(feature = "kubernetes-unversioned"))]
+    ("kubernetes", needs_kubernetes),
     ("static", fixed::list),
     ("unix", fixed::unix),
     ("unix-abstract", fixed::unix_abstract),
@@ -40,13 +45,14 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
 /// |---|---|
 /// | `dns:///host:port`, `dns://10.0.0.53:53/host:port`, `host:port` | every address of a name in DNS, by the system's name servers or the one named; without a port 443. Feature `dns`; `Dns` tells the rest |
 /// | `dns+srv:///_grpc._tcp.host` | the SRV records of a service. Feature `dns` |
+/// | `kubernetes:///service.namespace:port`, `kubernetes:///service:port` | the pods of a service, in its own namespace where none is named; the port by its name, or by the number that the pods have, and without one the only port. Feature `kubernetes`; `Kubernetes` tells the rest |
 /// | `static:///a:1,b:2` | these; each a name or an address, and its port or 443 |
 /// | `ipv4:10.0.0.1:50051,10.0.0.2` | these; without a port 443 |
 /// | `ipv6:[fd00::1]:50051,fd00::2` | these; without a port 443 |
 /// | `unix:relative/path`, `unix:///absolute/path` | a Unix socket |
 /// | `unix-abstract:name` | a Unix socket in Linux's abstract namespace |
 ///
-/// `file`, `kubernetes`, `etcd` and `xds` are known by name, and this version has no source for them.
+/// `file`, `etcd` and `xds` are known by name, and this version has no source for them.
 ///
 /// The addresses that are found begin with `http://`; with `grpc::Builder::tls` set, TLS is
 /// spoken to them all the same.
@@ -156,6 +162,13 @@ fn refused(target: &Target, error: impl Into<BoxError>) -> Error {
 fn needs_dns(target: &Target) -> Result<BoxDiscovery, Error> {
     Err(bad(format!(
         "{target}: names are looked up with the feature dns, which is off"
+    )))
+}
+
+#[cfg(not(feature = "kubernetes-unversioned"))]
+fn needs_kubernetes(target: &Target) -> Result<BoxDiscovery, Error> {
+    Err(bad(format!(
+        "{target}: services are watched with the feature kubernetes, which is off"
     )))
 }
 

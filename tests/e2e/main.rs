@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 pub mod support;
 
+#[cfg(feature = "kubernetes")]
+pub mod api_server;
 pub mod attempts;
 #[cfg(feature = "dns")]
 pub mod knot;
@@ -23,6 +25,8 @@ mod errors;
 mod health_checks;
 mod hedging;
 mod keep_alive;
+#[cfg(feature = "kubernetes")]
+mod kubernetes;
 mod metadata;
 mod pick_first;
 mod retries;
