@@ -99,6 +99,21 @@ async fn the_dns_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[cfg(feature = "kubernetes")]
+#[tokio::test]
+async fn the_kubernetes_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let updates = evenkeel::discovery::Kubernetes::service("prod", "greeter")?
+        .with_port("grpc")
+        .updates()?;
+    let channel = evenkeel::grpc::Channel::builder()
+        .discovery(updates)
+        .build()?;
+    // snippet]
+    drop(channel);
+    Ok(())
+}
+
 #[tokio::test]
 async fn the_retry_snippet() -> Result<(), BoxError> {
     use evenkeel::retry::RetryPolicy;

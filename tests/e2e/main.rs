@@ -4,8 +4,6 @@
 #[path = "../support/mod.rs"]
 pub mod support;
 
-#[cfg(feature = "kubernetes")]
-pub mod api_server;
 pub mod attempts;
 #[cfg(feature = "dns")]
 pub mod knot;
@@ -26,7 +24,7 @@ mod health_checks;
 mod hedging;
 mod keep_alive;
 #[cfg(feature = "kubernetes")]
-mod kubernetes;
+pub mod kubernetes;
 mod metadata;
 mod pick_first;
 mod retries;

@@ -67,7 +67,9 @@ use source::Settings;
 /// runs in; or another by [`with_kubeconfig`](Self::with_kubeconfig) and [`with_client`](Self::with_client). The account
 /// needs a Role with the verbs `get`, `list` and `watch` on `endpointslices` of the group `discovery.k8s.io`:
 /// `examples/kubernetes` has one. TLS is rustls with the process's default provider, which is set to ring where there
-/// is none.
+/// is none. Users of a kubeconfig may sign in by a certificate, a token or a program (`exec`); other providers and proxies
+/// take a client of one's own. Each source has a watch of its own, so clones of one channel are better than several
+/// channels to one service.
 ///
 /// | setting | default | source |
 /// |---|---|---|

@@ -118,7 +118,7 @@ impl Slices {
     }
 }
 
-struct Source {
+pub(super) struct Source {
     settings: Settings,
     guard: Arc<Guard>,
     rng: Rng,
@@ -135,16 +135,16 @@ struct Source {
     failures: u32,
     last_failure: Option<Instant>,
     /// Nothing is asked before.
-    due: Option<Instant>,
+    pub(super) due: Option<Instant>,
     /// The last state that was told, its endpoints to be handed on as they are.
     known: Option<BTreeMap<String, (Found, Endpoint)>>,
     /// The error that was told after it.
     told: Option<String>,
-    items: VecDeque<Result<Update, BoxError>>,
+    pub(super) items: VecDeque<Result<Update, BoxError>>,
 }
 
 impl Source {
-    fn new(settings: Settings, seed: u64) -> Self {
+    pub(super) fn new(settings: Settings, seed: u64) -> Self {
         let rng = Rng::stream(seed, 1);
         let guard = Guard::new(settings.timeout, settings.backoff, rng);
         Self {
@@ -299,7 +299,7 @@ impl Source {
         }
     }
 
-    fn failed(&mut self, failure: Failure, now: Instant) {
+    pub(super) fn failed(&mut self, failure: Failure, now: Instant) {
         self.listing = None;
         let forgiven = |last: Instant| now.saturating_duration_since(last) > FORGIVEN;
         if self.last_failure.is_some_and(forgiven) {

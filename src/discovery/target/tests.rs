@@ -148,7 +148,6 @@ fn what_a_scheme_cannot_read_is_refused_with_the_target_and_the_reason() {
         (&long, "unix:///aaa"),
         ("unix-abstract:", "names nothing"),
         ("unix-abstract:a%00b", "unix-abstract:a%00b"),
-        ("kubernetes:///A.b:1", "kubernetes"),
         ("etcd:///a", "no source for the scheme etcd"),
         ("xds:///a", "no source for the scheme xds"),
     ] {
@@ -170,6 +169,16 @@ fn names_need_the_feature_dns() {
         assert_eq!(error.field(), Some("target"), "{error}");
         assert!(error.to_string().contains("feature dns"), "{text}: {error}");
     }
+}
+
+#[cfg(not(feature = "kubernetes-unversioned"))]
+#[test]
+fn services_need_the_feature_kubernetes() {
+    let Err(error) = Targets::new().source("kubernetes:///a.b:1") else {
+        panic!("it was taken");
+    };
+    assert_eq!(error.field(), Some("target"), "{error}");
+    assert!(error.to_string().contains("feature kubernetes"), "{error}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
-//! What it makes of slices; `settings` has what can be set, `random` any slices at all.
+//! What it makes of slices; `settings` has what can be set, `delays` when it is asked again, `random` any slices at all.
 
+mod delays;
 mod random;
 mod settings;
 
