@@ -121,6 +121,30 @@ async fn a_server_that_does_not_answer_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_watch_whose_server_is_gone_without_a_word_is_begun_again() {
+    let api = ApiServer::start().await;
+    api.put(slice("a", &[1]));
+    let timeout = Duration::from_secs(1);
+    let mut updates = service(&api).with_watch_timeout(timeout).updates().unwrap();
+    state("the list", &mut updates).await;
+    watched(&mut updates, &api).await;
+    // The server does not end its watches, as it was asked to.
+    silent_while(
+        "after the second, and five more",
+        &mut updates,
+        &api,
+        "watch",
+        1,
+    )
+    .await;
+    let last = api.asked().pop().unwrap();
+    assert_eq!(last.query["timeoutSeconds"], "1", "what was asked for");
+    api.put(slice("b", &[2]));
+    let want = ["uid-1:50051", "uid-2:50051"];
+    until("the new one is heard", &mut updates, &want).await;
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_told() {
     let api = ApiServer::start().await;
     let gone = api.client();
