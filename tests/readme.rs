@@ -83,6 +83,21 @@ async fn the_target_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[cfg(feature = "file")]
+#[tokio::test]
+async fn the_file_snippet() -> Result<(), BoxError> {
+    // [snippet
+    let updates = evenkeel::discovery::File::new("/etc/shop/cart.yaml")
+        .with_interval(Duration::from_millis(200))
+        .updates()?;
+    let channel = evenkeel::grpc::Channel::builder()
+        .discovery(updates)
+        .build()?;
+    // snippet]
+    let _ = channel;
+    Ok(())
+}
+
 #[cfg(feature = "dns")]
 #[tokio::test]
 async fn the_dns_snippet() -> Result<(), BoxError> {

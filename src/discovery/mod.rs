@@ -9,6 +9,7 @@
 //! - a [`Handle`], changed by hand from any task;
 //! - a [target](Target) in gRPC's syntax, such as `static:///a:1,b:2`: [`Targets`];
 //! - a name in DNS: `Dns`, with the feature `dns`;
+//! - a file of JSON or YAML: `File`, with the feature `file`;
 //! - a service of Kubernetes: `Kubernetes`, with the feature `kubernetes`;
 //! - any [`tower::discover::Discover`], by [`from_discover`];
 //! - any other stream of updates: [`Discovery`] is implemented for it.
@@ -16,6 +17,8 @@
 mod discover;
 #[cfg(feature = "dns")]
 mod dns;
+#[cfg(feature = "file")]
+mod file;
 mod fixed;
 mod handle;
 mod host;
@@ -27,6 +30,8 @@ mod targets;
 pub use discover::{DiscoverUpdates, from_discover};
 #[cfg(feature = "dns")]
 pub use dns::{Dns, DnsUpdates};
+#[cfg(feature = "file")]
+pub use file::{File, FileUpdates};
 pub use handle::{Handle, Updates};
 #[cfg(feature = "kubernetes-unversioned")]
 pub use kubernetes::{Kubernetes, KubernetesError, KubernetesUpdates};

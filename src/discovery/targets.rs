@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 #[cfg(feature = "dns")]
 use crate::discovery::dns;
+#[cfg(feature = "file")]
+use crate::discovery::file;
 #[cfg(feature = "kubernetes-unversioned")]
 use crate::discovery::kubernetes;
 use crate::discovery::target::{FIELD, Target, bad, is_scheme};
@@ -25,7 +27,10 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
     #[cfg(not(feature = "dns"))]
     ("dns+srv", needs_dns),
     ("etcd", not_here),
-    ("file", not_here),
+    #[cfg(feature = "file")]
+    ("file", file::of_target),
+    #[cfg(not(feature = "file"))]
+    ("file", needs_file),
     ("ipv4", fixed::ipv4),
     ("ipv6", fixed::ipv6),
     #[cfg(feature = "kubernetes-unversioned")]
@@ -45,6 +50,7 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
 /// |---|---|
 /// | `dns:///host:port`, `dns://10.0.0.53:53/host:port`, `host:port` | every address of a name in DNS, by the system's name servers or the one named; without a port 443. Feature `dns`; `Dns` tells the rest |
 /// | `dns+srv:///_grpc._tcp.host` | the SRV records of a service. Feature `dns` |
+/// | `file:relative/path`, `file:///absolute/path` | the list in a file of JSON or YAML, as it changes. Feature `file`; `File` tells the rest |
 /// | `kubernetes:///service.namespace:port`, `kubernetes:///service:port` | the pods of a service, in its own namespace where none is named; the port by its name, or by the number that the pods have, and without one the only port. Feature `kubernetes`; `Kubernetes` tells the rest |
 /// | `static:///a:1,b:2` | these; each a name or an address, and its port or 443 |
 /// | `ipv4:10.0.0.1:50051,10.0.0.2` | these; without a port 443 |
@@ -52,7 +58,7 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
 /// | `unix:relative/path`, `unix:///absolute/path` | a Unix socket |
 /// | `unix-abstract:name` | a Unix socket in Linux's abstract namespace |
 ///
-/// `file`, `etcd` and `xds` are known by name, and this version has no source for them.
+/// `etcd` and `xds` are known by name, and this version has no source for them.
 ///
 /// The addresses that are found begin with `http://`; with `grpc::Builder::tls` set, TLS is
 /// spoken to them all the same.
@@ -169,6 +175,13 @@ fn needs_dns(target: &Target) -> Result<BoxDiscovery, Error> {
 fn needs_kubernetes(target: &Target) -> Result<BoxDiscovery, Error> {
     Err(bad(format!(
         "{target}: services are watched with the feature kubernetes, which is off"
+    )))
+}
+
+#[cfg(not(feature = "file"))]
+fn needs_file(target: &Target) -> Result<BoxDiscovery, Error> {
+    Err(bad(format!(
+        "{target}: files are read with the feature file, which is off"
     )))
 }
 

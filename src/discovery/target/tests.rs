@@ -159,6 +159,16 @@ fn what_a_scheme_cannot_read_is_refused_with_the_target_and_the_reason() {
     }
 }
 
+#[cfg(not(feature = "file"))]
+#[test]
+fn files_need_the_feature_file() {
+    let Err(error) = Targets::new().source("file:///a.json") else {
+        panic!("nothing reads it");
+    };
+    assert_eq!(error.field(), Some("target"), "{error}");
+    assert!(error.to_string().contains("feature file"), "{error}");
+}
+
 #[cfg(not(feature = "dns"))]
 #[test]
 fn names_need_the_feature_dns() {
