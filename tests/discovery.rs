@@ -1,5 +1,5 @@
-//! One suite over every source of endpoints: a `Handle`, a tower `Discover`, a target that names its
-//! endpoints, any stream.
+//! What holds of sources of endpoints in the process, in paused time: how words, turns of the scheduler and ends go
+//! together. What holds of all sources is in `tests/conformance`.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,7 +28,6 @@ use tower::{Service, ServiceExt, service_fn};
 enum Word {
     Add(&'static str),
     Remove(&'static str),
-    Weight(&'static str, u32),
     Error(&'static str),
     End,
 }
@@ -36,7 +35,6 @@ enum Word {
 /// What a source can do beyond adding and removing.
 #[derive(Debug, Clone, Copy)]
 struct Can {
-    weights: bool,
     errors: bool,
 }
 
@@ -49,8 +47,6 @@ struct Source {
     dials: Arc<AtomicUsize>,
     /// Counts every time that the source's stream was polled to an item.
     updates: Arc<AtomicUsize>,
-    /// Alive for as long as the stream is.
-    stream: Arc<()>,
 }
 
 /// A service that answers with its name. The name is shared with all clones, to see when they are gone.
@@ -71,11 +67,10 @@ impl Service<()> for Named {
     }
 }
 
-/// A stream that counts its items and shows whether it is still there.
+/// A stream that counts its items.
 struct Counted<D> {
     inner: Pin<Box<D>>,
     updates: Arc<AtomicUsize>,
-    _stream: Arc<()>,
 }
 
 impl<D: Discovery> Stream for Counted<D> {
@@ -100,12 +95,10 @@ fn source(
     say: impl FnMut(Word) + Send + 'static,
 ) -> Source {
     let updates = Arc::new(AtomicUsize::new(0));
-    let stream = Arc::new(());
     let dials = Arc::new(AtomicUsize::new(0));
     let counted = Counted {
         inner: Box::pin(discovery),
         updates: updates.clone(),
-        _stream: stream.clone(),
     };
     let connector = {
         let dials = dials.clone();
@@ -128,7 +121,6 @@ fn source(
         balance,
         dials,
         updates,
-        stream,
     }
 }
 
@@ -141,17 +133,10 @@ fn by_address(endpoint: &Endpoint) -> Dial {
 fn by_handle(first: &[&'static str]) -> Source {
     let (handle, updates) = Handle::new(first.iter().copied()).unwrap();
     let mut handle = Some(handle);
-    let can = Can {
-        weights: true,
-        errors: false,
-    };
+    let can = Can { errors: false };
     source("Handle", can, updates, by_address, move |word| match word {
         Word::Add(id) => handle.as_ref().unwrap().insert(id).unwrap(),
         Word::Remove(id) => assert!(handle.as_ref().unwrap().remove(id)),
-        Word::Weight(id, weight) => {
-            let endpoint = Endpoint::new(id).with_weight(weight);
-            handle.as_ref().unwrap().insert(endpoint).unwrap();
-        }
         Word::Error(_) => unreachable!("a handle has no errors"),
         Word::End => drop(handle.take()),
     })
@@ -164,10 +149,7 @@ fn by_stream(first: &[&'static str]) -> Source {
     sender
         .unbounded_send(Ok(Update::new(known.values().cloned())))
         .unwrap();
-    let can = Can {
-        weights: true,
-        errors: true,
-    };
+    let can = Can { errors: true };
     source("stream", can, updates, by_address, move |word| {
         match word {
             Word::Add(id) => {
@@ -175,9 +157,6 @@ fn by_stream(first: &[&'static str]) -> Source {
             }
             Word::Remove(id) => {
                 known.remove(id);
-            }
-            Word::Weight(id, weight) => {
-                known.insert(id, Endpoint::new(id).with_weight(weight));
             }
             Word::Error(text) => return sender.unbounded_send(Err(text.into())).unwrap(),
             Word::End => return sender.close_channel(),
@@ -202,15 +181,11 @@ fn by_discover(first: &[&'static str]) -> Source {
         let dial = discovered.connect(endpoint, ConnectionEvents::detached());
         Box::pin(async move { dial.await.map_err(Into::into) })
     };
-    let can = Can {
-        weights: false,
-        errors: true,
-    };
+    let can = Can { errors: true };
     source("Discover", can, from_discover(changes), dial, move |word| {
         let word = match word {
             Word::Add(id) => insert(id),
             Word::Remove(id) => Ok(Change::Remove(id)),
-            Word::Weight(..) => unreachable!("a Discover has no weights"),
             Word::Error(text) => Err(text.into()),
             Word::End => return sender.close_channel(),
         };
@@ -287,67 +262,6 @@ async fn within<F: Future>(rule: &str, future: F) -> F::Output {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_added_is_used_and_what_is_removed_is_not() {
-    for mut source in sources(&["a"]) {
-        source.until_ready("the first state", &["a"]).await;
-        source.say(Word::Add("b"));
-        source.until_ready("b was added", &["a", "b"]).await;
-        assert_eq!(source.dials(), 2, "{}: a stays connected", source.name);
-        let mut answers = [source.call().await.unwrap(), source.call().await.unwrap()];
-        answers.sort();
-        assert_eq!(answers, ["a", "b"], "{}: both are used", source.name);
-        source.say(Word::Remove("a"));
-        source.until_ready("a was removed", &["b"]).await;
-        for _ in 0..10 {
-            let answer = source.call().await.unwrap();
-            assert_eq!(answer, "b", "{}: a is not used", source.name);
-        }
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_change_of_weight_keeps_the_connection() {
-    for mut source in sources(&["a", "b"]) {
-        if !source.can.weights {
-            continue;
-        }
-        source.until_ready("the first state", &["a", "b"]).await;
-        source.call().await.unwrap();
-        source.call().await.unwrap();
-        source.say(Word::Weight("a", 7));
-        until("the weight is seen", || {
-            let report = source.balance.report();
-            report
-                .endpoints
-                .iter()
-                .any(|e| e.weight == 7 && e.calls == 1)
-        })
-        .await;
-        assert_eq!(source.ready(), ["a", "b"], "{}", source.name);
-        assert_eq!(
-            source.dials(),
-            2,
-            "{}: nothing is dialled anew",
-            source.name
-        );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_empty_set_is_a_state_like_any_other() {
-    for mut source in sources(&["a"]) {
-        source.until_ready("the first state", &["a"]).await;
-        source.say(Word::Remove("a"));
-        source.until_ready("nothing is left", &[]).await;
-        let error = source.call().await.unwrap_err();
-        assert!(error.is_unavailable(), "{}: {error}", source.name);
-        source.say(Word::Add("b"));
-        source.until_ready("it fills again", &["b"]).await;
-        assert_eq!(source.call().await.unwrap(), "b");
-    }
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_source_may_begin_empty() {
     for mut source in [by_handle(&[]), by_stream(&[])] {
         source.until_ready("nothing is there", &[]).await;
@@ -366,34 +280,6 @@ async fn a_source_may_begin_empty() {
     settle().await;
     source.say(Word::Add("a"));
     assert_eq!(within("a came", call).await.unwrap(), "a");
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_error_keeps_the_last_good_state() {
-    for mut source in sources(&["a"]) {
-        if !source.can.errors {
-            continue;
-        }
-        source.until_ready("the first state", &["a"]).await;
-        source.say(Word::Error("the registry is down"));
-        until("the error is told", || {
-            let error = source.balance.report().discovery_error;
-            error.is_some_and(|error| error.contains("the registry is down"))
-        })
-        .await;
-        assert_eq!(source.ready(), ["a"], "{}", source.name);
-        assert_eq!(source.call().await.unwrap(), "a");
-        source.say(Word::Add("b"));
-        source
-            .until_ready("it goes on after an error", &["a", "b"])
-            .await;
-        assert_eq!(
-            source.balance.report().discovery_error,
-            None,
-            "{}",
-            source.name
-        );
-    }
 }
 
 /// In one batch the order of the source's words is kept.
@@ -423,35 +309,6 @@ async fn an_error_right_behind_a_change_is_the_last_word() {
             "{}",
             source.name
         );
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_burst_of_1000_changes_costs_few_updates_and_the_last_one_is_visible() {
-    for mut source in sources(&["a"]) {
-        source.until_ready("the first state", &["a"]).await;
-        let (updates, dials) = (source.updates(), source.dials());
-        for _ in 0..500 {
-            source.say(Word::Add("b"));
-            source.say(Word::Remove("b"));
-        }
-        source.say(Word::Add("last"));
-        source.until_ready("the last change", &["a", "last"]).await;
-        settle().await;
-        assert_eq!(
-            source.dials() - dials,
-            1,
-            "{}: what came and went within the burst was never dialled",
-            source.name
-        );
-        if source.name != "stream" {
-            assert_eq!(
-                source.updates() - updates,
-                1,
-                "{}: a burst is one state",
-                source.name
-            );
-        }
     }
 }
 
@@ -495,10 +352,7 @@ async fn a_target_that_names_its_endpoints_says_them_once_and_for_all() {
         "ipv6:::1,::2",
     ] {
         let updates = targets.source(target).unwrap();
-        let can = Can {
-            weights: false,
-            errors: false,
-        };
+        let can = Can { errors: false };
         let nothing = |_| unreachable!("it cannot be told anything");
         let source = source("target", can, updates, by_address, nothing);
         until(target, || source.ready().len() == 2).await;
@@ -506,29 +360,6 @@ async fn a_target_that_names_its_endpoints_says_them_once_and_for_all() {
         assert_eq!(source.ready().len(), 2, "{target}: its end keeps the state");
         assert_eq!((source.dials(), source.updates()), (2, 1), "{target}");
         source.call().await.unwrap();
-    }
-}
-
-#[tokio::test(start_paused = true)]
-async fn the_drop_of_the_balancer_stops_the_source() {
-    let metrics = tokio::runtime::Handle::current().metrics();
-    let before = metrics.num_alive_tasks();
-    for make in [by_handle, by_stream, by_discover] {
-        let source = make(&["a"]);
-        source.until_ready("the first state", &["a"]).await;
-        let Source {
-            balance,
-            stream,
-            mut say,
-            ..
-        } = source;
-        assert_eq!(Arc::strong_count(&stream), 2, "the driver reads it");
-        drop(balance);
-        until("the task ends", || metrics.num_alive_tasks() == before).await;
-        assert_eq!(Arc::strong_count(&stream), 1, "and the stream with it");
-        if source.name == "Handle" {
-            say(Word::Add("b"));
-        }
     }
 }
 

@@ -1,5 +1,4 @@
-//! Names in DNS, answered by a real server. What a source has to do is what `tests/discovery.rs` says of all of
-//! them; here the time is real, so these have a file of their own.
+//! Names in DNS, answered by a real server: what is DNS's own. What holds of all sources is in `tests/conformance`.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};

@@ -6,6 +6,7 @@ pub mod support;
 
 pub mod attempts;
 #[cfg(feature = "dns")]
+#[path = "../support/knot.rs"]
 pub mod knot;
 pub mod mirror;
 pub mod proxy;

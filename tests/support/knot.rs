@@ -1,4 +1,5 @@
-//! A real DNS server: knot, on a port of loopback, with one zone that tests change.
+//! A real DNS server: knot, on a port of loopback, with one zone that tests change. It needs nothing of the other
+//! modules here, so that a test may have it alone.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -7,7 +8,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::support::PATIENCE;
+/// How long it may take to start.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The zone that is served. `broken.example.` is served too, and answers SERVFAIL: its file is missing.
 pub const ZONE: &str = "evenkeel.example.";
@@ -61,13 +63,21 @@ impl Knot {
 
     /// Changes the records of [`ZONE`], all at once. Each change is what `knotc` takes: `set a 1 A 127.0.0.1`.
     pub fn change(&self, changes: impl IntoIterator<Item = String>) {
+        self.change_often([changes]);
+    }
+
+    /// Changes the records of [`ZONE`] again and again, as [`change`](Self::change) does once.
+    pub fn change_often<C: IntoIterator<Item = String>>(&self, often: impl IntoIterator<Item = C>) {
         let zone = ZONE;
-        let mut script = format!("zone-begin {zone}\n");
-        for change in changes {
-            let (verb, rest) = change.split_once(' ').expect("a verb and what it is for");
-            script.push_str(&format!("zone-{verb} {zone} {rest}\n"));
+        let mut script = String::new();
+        for changes in often {
+            script.push_str(&format!("zone-begin {zone}\n"));
+            for change in changes {
+                let (verb, rest) = change.split_once(' ').expect("a verb and what it is for");
+                script.push_str(&format!("zone-{verb} {zone} {rest}\n"));
+            }
+            script.push_str(&format!("zone-commit {zone}\n"));
         }
-        script.push_str(&format!("zone-commit {zone}\n"));
         let mut knotc = self
             .knotc()
             .stdin(Stdio::piped())
