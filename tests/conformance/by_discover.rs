@@ -33,6 +33,7 @@ impl Place for Services {
         metadata: Can::No("a Discover has a key and a service, and nothing else"),
         empty: Can::Yes,
         errors: Can::Yes,
+        returns: Can::No("its next word is what says that it is back"),
         ends: Can::Yes,
         reads: Can::No("a channel does not tell"),
     };

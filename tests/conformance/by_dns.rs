@@ -45,6 +45,7 @@ impl Records for Host {
         metadata: NO_METADATA,
         empty: NEVER_EMPTY,
         errors: Can::Yes,
+        returns: Can::Yes,
         ends: ENDLESS,
         reads: Can::Yes,
     };

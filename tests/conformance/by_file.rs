@@ -50,6 +50,7 @@ impl Place for OnDisk {
         metadata: Can::Yes,
         empty: Can::Yes,
         errors: Can::Yes,
+        returns: Can::Yes,
         ends: Can::No("a file may always change again"),
         reads: match cfg!(target_os = "linux") {
             true => Can::Yes,

@@ -16,6 +16,7 @@ impl Place for InProgram {
         metadata: Can::Yes,
         empty: Can::Yes,
         errors: Can::No("a handle is in the process, and refuses what is wrong"),
+        returns: Can::No("it never fails"),
         ends: Can::No("its stream goes on, and says nothing, when the last handle is gone"),
         reads: Can::No("nothing is read"),
     };

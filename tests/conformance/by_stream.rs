@@ -41,6 +41,7 @@ impl Place for Channel {
         metadata: Can::Yes,
         empty: Can::Yes,
         errors: Can::Yes,
+        returns: Can::No("its next word is what says that it is back"),
         ends: Can::Yes,
         reads: Can::No("a channel does not tell"),
     };

@@ -66,6 +66,8 @@ pub(crate) struct Abilities {
     pub(crate) empty: Can,
     /// It can fail, and come back.
     pub(crate) errors: Can,
+    /// That it is back shows without a change.
+    pub(crate) returns: Can,
     /// Its stream can end.
     pub(crate) ends: Can,
     /// How often it reads can be seen from outside.

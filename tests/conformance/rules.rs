@@ -176,6 +176,11 @@ pub(crate) async fn a_source_that_comes_back_is_read_again<P: Place>() {
         world.place.fail().await;
         world.until("it fails", || world.error().is_some()).await;
         world.mend().await;
+        if World::<P>::can("a return without a change", P::CAN.returns) {
+            world
+                .until("it is back as it was", || world.error().is_none())
+                .await;
+        }
         world.add(server).await;
         world
             .until_ready("it is read again", &[1, 2, 3][..at + 2])
