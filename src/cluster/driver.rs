@@ -441,8 +441,8 @@ where
         let candidates = candidates.with_now(now);
         let policy = &*self.policy;
         let picker = match plan {
-            _ if summary.halted => Arc::new(Halted::new(&candidates)),
             Some(plan) => plan.build(policy, &*shared.load().picker, now),
+            None if summary.halted => Arc::new(Halted::new(&candidates)),
             None => Groups::build_one(policy, &candidates, &*shared.load().picker),
         };
         shared.publish(Snapshot {

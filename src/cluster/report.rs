@@ -131,7 +131,7 @@ impl<'s> Placing<'s> {
 
     /// Why the endpoint gets calls only when nothing else is left, if that is so.
     fn passed_over(&self, endpoint: &Endpoint) -> Option<PassedOver> {
-        if self.shares.is_empty() {
+        if self.rules.is_none() && self.shares.is_empty() {
             return None;
         }
         let (priority, locality) = (endpoint.priority(), endpoint.locality());

@@ -26,6 +26,7 @@ use crate::health::limits::Limiter;
 use crate::health::{Change, Ejections, Verdict};
 use crate::math::Rng;
 use crate::policy::{OnChange, Subchannel};
+use crate::topology::Narrowing;
 use entry::{Entry, Phase};
 use order::Order;
 pub(crate) use publishing::Published;
@@ -94,6 +95,7 @@ pub(crate) struct Cluster<S> {
     /// What a snapshot shows, in the order of slots, which is the source's.
     rows: Vec<Row<S>>,
     sites: Sites,
+    narrowing: Narrowing,
     /// The endpoints that are not in the subset.
     left_out: Arc<[Endpoint]>,
     /// Whose rows are not true any more.
@@ -142,6 +144,7 @@ impl<S: Clone> Cluster<S> {
             keys: HashMap::new(),
             rows: Vec::new(),
             sites: Sites::default(),
+            narrowing: Narrowing::default(),
             left_out: Arc::new([]),
             touched: Vec::new(),
             order,
@@ -232,7 +235,8 @@ impl<S: Clone> Cluster<S> {
         if let Some(subset) = self.settings.subset {
             // What cannot be used must not take a place.
             endpoints.retain(is_valid);
-            let (used, left_out) = subset.split(endpoints, self.settings.seed);
+            let seed = self.settings.seed;
+            let (used, left_out) = self.narrowing.split(subset, endpoints, seed);
             endpoints = used;
             self.left_out = left_out.into();
         }

@@ -207,17 +207,23 @@ impl ProbePool {
     /// The endpoint to call by the answers there are, for the call with this number; `None` with less
     /// than two. `accept` is asked about the best one; an answer that it refuses is dropped. Then drops what
     /// is to be dropped with each call.
+    ///
+    /// `is_ours`: others have answers in the pool, too, and where the best one is theirs there is none for this call.
     #[inline]
     pub(crate) fn take<T>(
         &self,
         now: Moment,
         number: u64,
+        is_ours: impl Fn(u64) -> bool,
         mut accept: impl FnMut(u64) -> Option<T>,
     ) -> Option<T> {
         let mut survey = self.survey(now);
         let mut accepted = None;
         for _ in 0..REFUSALS {
             let best = survey.best()?;
+            if !is_ours(best.who) {
+                break;
+            }
             accepted = accept(best.who);
             if accepted.is_some() {
                 self.rows[best.row].use_once(best.who, self.rules.latency_grows);

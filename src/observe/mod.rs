@@ -24,8 +24,8 @@ pub struct Report {
     /// The way from all endpoints to those that a call may go to, in its order: `subset`, `metadata`, `priority`,
     /// `locality` and `policy`. See [`topology`](crate::topology).
     pub stages: Vec<StageReport>,
-    /// What calls are spread over: groups of endpoints, from the highest priority to the lowest and from the greatest
-    /// share to the least. Empty where all endpoints are alike.
+    /// What calls are spread over: groups of endpoints, by subset, then from the highest priority to the lowest, and from
+    /// the greatest share to the least. Empty where all endpoints are alike.
     pub groups: Vec<GroupReport>,
     /// The endpoints that the source names and the subset leaves out: they are not connected.
     pub left_out: Vec<EndpointId>,
@@ -61,7 +61,8 @@ pub struct GroupReport {
     pub total: usize,
     /// How many of them are connected and not ejected.
     pub usable: usize,
-    /// Their share of all calls, 0 to 1. A group without one gets calls when nothing else is left.
+    /// Their share of the calls to their subset, or of all calls where there are no subsets, 0 to 1. A group without one
+    /// gets calls when nothing else is left.
     pub share: f64,
     /// So few of its priority are usable that ejections are ignored there, or calls fail.
     pub panic: bool,

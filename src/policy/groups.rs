@@ -1,5 +1,6 @@
 //! Calls spread over groups of endpoints by their shares: a draw, and in the group the policy.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -28,6 +29,8 @@ pub(crate) struct Groups {
     parts: Box<[Part]>,
     /// Where each group's share ends, in parts of 2^63.
     ends: Box<[u64]>,
+    /// The first part that is not halted: who knows the hash of a call.
+    hasher: usize,
 }
 
 #[derive(Debug)]
@@ -52,10 +55,12 @@ impl Groups {
         now: Moment,
     ) -> Arc<dyn Picker> {
         let before = previous.and_then(|picker| picker.downcast_ref::<Self>());
+        let before: Option<HashMap<u64, &Part>> =
+            before.map(|before| before.parts.iter().map(|part| (part.key, part)).collect());
         let mut sum = 0.0;
         let ends = groups.iter().map(|group| {
             sum += group.share;
-            (sum * WHOLE as f64) as u64
+            ((sum * WHOLE as f64) as u64).min(WHOLE)
         });
         let mut ends: Box<[u64]> = ends.collect();
         // The sum of the shares is 1 but for rounding.
@@ -68,9 +73,8 @@ impl Groups {
         let heir = heir.map(|(number, _)| number);
         let parts = groups.into_iter().enumerate().map(|(number, group)| {
             let candidates = group.candidates.with_now(now).with_fleet(fleet);
-            let same = |part: &&Part| part.key == group.key;
-            let previous = match before {
-                Some(before) => before.parts.iter().find(same).map(|part| &*part.picker),
+            let previous = match &before {
+                Some(before) => before.get(&group.key).map(|part| &*part.picker),
                 None => previous.filter(|_| Some(number) == heir),
             };
             let picker = match group.halted {
@@ -85,8 +89,11 @@ impl Groups {
                 halted: group.halted,
             }
         });
+        let parts: Box<[Part]> = parts.collect();
+        let hasher = parts.iter().position(|part| !part.halted);
         Arc::new(Self {
-            parts: parts.collect(),
+            hasher: hasher.unwrap_or(0),
+            parts,
             ends,
         })
     }
@@ -104,7 +111,11 @@ impl Groups {
     /// The picker of the group with the greatest share.
     fn greatest(&self) -> Option<&dyn Picker> {
         let begins = [0].into_iter().chain(self.ends.iter().copied());
-        let sizes = self.ends.iter().zip(begins).map(|(end, begin)| end - begin);
+        let sizes = self
+            .ends
+            .iter()
+            .zip(begins)
+            .map(|(end, begin)| end.saturating_sub(begin));
         let greatest = sizes.zip(&self.parts).max_by_key(|(size, _)| *size);
         greatest.map(|(_, part)| &*part.picker)
     }
@@ -126,7 +137,9 @@ impl Groups {
         let near = |part: &&Part| Some(part.level) == level;
         let far = |part: &&Part| Some(part.level) != level;
         let parts = self.parts.iter();
-        for part in parts.clone().filter(near).chain(parts.filter(far)) {
+        let order = parts.clone().filter(near).chain(parts.filter(far));
+        let first = self.parts.get(drawn);
+        for part in order.filter(|part| first.is_none_or(|first| !std::ptr::eq(*part, first))) {
             if let pick @ Pick::Endpoint(_) = part.pick(context) {
                 return pick;
             }
@@ -146,11 +159,8 @@ impl Part {
 impl Picker for Groups {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        let Some(any) = self.parts.first() else {
-            return Pick::Nothing;
-        };
         // A hash places the call on a ring, too: what it draws must say nothing of where.
-        let point = match any.picker.hash(context) {
+        let point = match self.hash(context) {
             Some(hash) => Rng::new(hash).next_u64(),
             None => context.rng().next_u64(),
         };
@@ -162,7 +172,7 @@ impl Picker for Groups {
     }
 
     fn hash(&self, context: &mut PickContext<'_>) -> Option<u64> {
-        self.parts.first()?.picker.hash(context)
+        self.parts.get(self.hasher)?.picker.hash(context)
     }
 }
 

@@ -140,6 +140,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::call::RequestInfo;
 use crate::load::{Measures, ReportSource, ServerQueue};
 use crate::math::Moment;
 
@@ -233,10 +234,11 @@ pub trait Picker: Any + fmt::Debug + Send + Sync {
     /// it turns out not to be ready.
     fn pick(&self, context: &mut PickContext<'_>) -> Pick;
 
-    /// Whether a call may go to `candidate` at all, where the balancer has to choose in this picker's place: when
-    /// nothing can be picked, and an endpoint that is ejected is better than none. By default it may go to any.
-    fn covers(&self, context: &PickContext<'_>, candidate: &Candidate) -> bool {
-        let _ = (context, candidate);
+    /// Whether a call with this request may go to `candidate` at all, now or later. The balancer asks where it decides
+    /// in this picker's place: when a call prefers an endpoint, and when nothing can be picked. By default it may go to
+    /// any.
+    fn covers(&self, request: &RequestInfo<'_>, candidate: &Candidate) -> bool {
+        let _ = (request, candidate);
         true
     }
 

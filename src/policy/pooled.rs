@@ -16,6 +16,8 @@ const MOST_FAILURES: u32 = 4;
 pub(super) struct Pooled {
     candidates: Candidates,
     pool: Arc<ProbePool>,
+    /// There are no other groups, which have answers in the pool, too.
+    is_alone: bool,
     /// The place of each usable candidate by its key, in the order of keys.
     places: Box<[(u64, u32)]>,
 }
@@ -31,6 +33,7 @@ impl Pooled {
         Self {
             candidates: candidates.clone(),
             pool: pool.clone(),
+            is_alone: candidates.fleet() == usable.len(),
             places,
         }
     }
@@ -56,7 +59,14 @@ impl Pooled {
     /// The endpoint that the pool says is best, if it says something.
     #[inline]
     pub(super) fn take(&self, context: &mut PickContext<'_>, number: u64) -> Option<&Candidate> {
-        self.pool.take(context.now(), number, |key| {
+        let is_ours = |key| {
+            self.is_alone
+                || self
+                    .places
+                    .binary_search_by_key(&key, |&(key, _)| key)
+                    .is_ok()
+        };
+        self.pool.take(context.now(), number, is_ours, |key| {
             let found = self.places.binary_search_by_key(&key, |&(key, _)| key);
             let (_, place) = self.places[found.ok()?];
             let candidate = &self.usable()[place as usize];

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::call::RequestInfo;
 use crate::math::{Moment, Rng};
 use crate::policy::groups::{Group, Groups};
 use crate::policy::{Candidate, Pick, PickContext, Picker, Policy};
@@ -93,23 +94,35 @@ impl Subsets {
         }
     }
 
-    /// The picker for this call.
-    #[inline]
-    fn choose(&self, context: &mut PickContext<'_>) -> Option<&dyn Picker> {
-        let named = self.rules.wanted_by(context.request());
-        let found = match named {
-            Some(name) => self.of(Some(name)),
-            None if self.rules.draws() => {
-                let hash = self.any_of_all().and_then(|any| any.hash(context));
-                let point = match hash {
-                    Some(hash) => Rng::stream(hash, DRAW).next_u64(),
-                    None => context.rng().next_u64(),
-                };
-                self.rules.drawn(point).and_then(|name| self.of(Some(name)))
-            }
-            None => None,
+    fn pick_fallback(&self, context: &mut PickContext<'_>) -> Pick {
+        let fallback = self.fallback();
+        fallback.map_or(Pick::Nothing, |picker| picker.pick(context))
+    }
+
+    /// A call that names no value: to the one that it draws, or to what stands in for that.
+    fn pick_drawn(&self, context: &mut PickContext<'_>) -> Pick {
+        let hash = self.any_of_all().and_then(|any| any.hash(context));
+        let point = match hash {
+            Some(hash) => Rng::stream(hash, DRAW).next_u64(),
+            None => context.rng().next_u64(),
         };
-        found.or_else(|| self.fallback())
+        let drawn = self.rules.drawn(point);
+        let first = drawn.and_then(|name| self.of(Some(name)));
+        match first.map(|picker| picker.pick(context)) {
+            Some(pick @ Pick::Endpoint(_)) => pick,
+            _ => self.pick_in_place_of(drawn, context),
+        }
+    }
+
+    #[cold]
+    fn pick_in_place_of(&self, drawn: Option<&str>, context: &mut PickContext<'_>) -> Pick {
+        let others = self.rules.drawable().filter(|name| Some(*name) != drawn);
+        for picker in others.filter_map(|name| self.of(Some(name))) {
+            if let pick @ Pick::Endpoint(_) = picker.pick(context) {
+                return pick;
+            }
+        }
+        self.pick_fallback(context)
     }
 
     fn any_of_all(&self) -> Option<&dyn Picker> {
@@ -124,9 +137,13 @@ const DRAW: u64 = 1;
 impl Picker for Subsets {
     #[inline]
     fn pick(&self, context: &mut PickContext<'_>) -> Pick {
-        match self.choose(context) {
-            Some(picker) => picker.pick(context),
-            None => Pick::Nothing,
+        match self.rules.wanted_by(context.request()) {
+            Some(name) => match self.of(Some(name)) {
+                Some(picker) => picker.pick(context),
+                None => self.pick_fallback(context),
+            },
+            None if self.rules.draws() => self.pick_drawn(context),
+            None => self.pick_fallback(context),
         }
     }
 
@@ -134,14 +151,12 @@ impl Picker for Subsets {
         self.any_of_all()?.hash(context)
     }
 
-    fn covers(&self, context: &PickContext<'_>, candidate: &Candidate) -> bool {
+    fn covers(&self, request: &RequestInfo<'_>, candidate: &Candidate) -> bool {
         let own = self.rules.value_of(candidate.endpoint());
-        let exists = |name: &&str| self.subsets.contains_key(*name);
-        if let Some(wanted) = self.rules.wanted_by(context.request()).filter(exists) {
-            return own == Some(wanted);
-        }
-        if own.is_some_and(|own| self.rules.may_draw(own)) {
-            return true;
+        match self.rules.wanted_by(request) {
+            Some(wanted) if self.subsets.contains_key(wanted) => return own == Some(wanted),
+            None if own.is_some_and(|own| self.rules.may_draw(own)) => return true,
+            _ => {}
         }
         match self.rules.fallback() {
             SubsetFallback::Any => true,
@@ -163,7 +178,6 @@ impl fmt::Debug for Subsets {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::call::RequestInfo;
     use crate::endpoint::Endpoint;
     use crate::policy::{Candidates, RoundRobin};
 
@@ -220,15 +234,12 @@ mod tests {
             let mut context = PickContext::new(&mut rng).with_request(info);
             if let Pick::Endpoint(slot) = picker.pick(&mut context) {
                 counts[slot] += 1;
-                assert!(
-                    picker.covers(&context, &all.all()[slot]),
-                    "what it picks it covers"
-                );
+                let covers = picker.covers(context.request(), &all.all()[slot]);
+                assert!(covers, "what it picks it covers");
             }
         }
         let info = RequestInfo::http(&request);
-        let context = PickContext::new(&mut rng).with_request(info);
-        let covered = |slot: usize| picker.covers(&context, &all.all()[slot]);
+        let covered = |slot: usize| picker.covers(&info, &all.all()[slot]);
         (counts, [0, 1, 2, 3].map(covered))
     }
 
@@ -265,6 +276,29 @@ mod tests {
                 ([500, 500, 0, 0], covered),
                 "{path} to the default"
             );
+        }
+    }
+
+    #[test]
+    fn a_value_that_is_named_and_that_nobody_has_is_not_drawn() {
+        let rules = by_path()
+            .with_split([("stable", 1), ("canary", 1)])
+            .with_fallback(SubsetFallback::None);
+        assert_eq!(counts(rules, "/gone"), ([0; 4], [false; 4]));
+    }
+
+    #[test]
+    fn others_stand_in_for_a_value_that_is_drawn_and_has_nobody_left() {
+        let rules = MetadataSubsets::by("version")
+            .with_split([("stable", 1), ("canary", 1)])
+            .with_fallback(SubsetFallback::None);
+        let (all, picker) = build(rules);
+        let canary = &all.all()[2];
+        canary.subchannel().disconnected(canary.connection());
+        let mut rng = Rng::new(5);
+        for _ in 0..100 {
+            let pick = picker.pick(&mut PickContext::new(&mut rng));
+            assert!(matches!(pick, Pick::Endpoint(0 | 1)), "{pick:?}");
         }
     }
 

@@ -16,6 +16,11 @@ use crate::error::Error;
 /// 100 servers put 8 to 31 on each, and by an aperture 20 on each. When the number of clients or servers
 /// changes, arcs move, and more connections change than with a random subset.
 ///
+/// Only policies that look at weights know of parts: others give the server at the end of an arc as many calls as any.
+/// And with parts weights differ, so that [`Adaptive`](crate::policy::Adaptive) goes by latency and does not ask servers
+/// for their load. Neither is so where the ends of arcs fall between servers: with as many servers as clients, say, or a
+/// multiple of that.
+///
 /// Servers stand on their circle in the order of the XXH64 of their addresses, so all clients have the same order.
 ///
 /// ```
@@ -92,8 +97,8 @@ impl Aperture {
         shares
     }
 
-    /// The subset of `endpoints`, and what is not in it.
-    pub(crate) fn split(&self, endpoints: Vec<Endpoint>) -> (Vec<Endpoint>, Vec<Endpoint>) {
+    /// The subset of `endpoints` with the weights that they have in it, and what is not in it.
+    pub(crate) fn split(&self, endpoints: Vec<Endpoint>) -> (Vec<(Endpoint, u32)>, Vec<Endpoint>) {
         let mut order: Vec<usize> = (0..endpoints.len()).collect();
         order.sort_by_cached_key(|place| {
             let endpoint = &endpoints[*place];
@@ -104,6 +109,12 @@ impl Aperture {
         });
         let shares = self.shares(endpoints.len());
         let in_parts = shares.iter().any(|(_, share)| *share < 1.0);
+        let greatest = endpoints.iter().map(Endpoint::weight).max().unwrap_or(0);
+        // Greater weights have parts enough of their own.
+        let unit = match in_parts && greatest <= u32::MAX / HUNDREDTHS {
+            true => HUNDREDTHS,
+            false => 1,
+        };
         let mut used = vec![None; endpoints.len()];
         for (place, share) in shares {
             used[order[place]] = Some(share);
@@ -111,20 +122,19 @@ impl Aperture {
         let mut split = (Vec::new(), Vec::new());
         for (endpoint, share) in endpoints.into_iter().zip(used) {
             match share {
-                Some(share) if in_parts => {
-                    let weight = f64::from(endpoint.weight()) * share * 100.0;
-                    // Rounded into the range: as casts do.
-                    split
-                        .0
-                        .push(endpoint.with_weight((weight.round() as u32).max(1)));
+                Some(share) => {
+                    let weight = f64::from(endpoint.weight()) * share * f64::from(unit);
+                    split.0.push((endpoint, (weight.round() as u32).max(1)));
                 }
-                Some(_) => split.0.push(endpoint),
                 None => split.1.push(endpoint),
             }
         }
         split
     }
 }
+
+/// What a weight is counted in where some servers count with a part of it.
+const HUNDREDTHS: u32 = 100;
 
 #[cfg(test)]
 mod tests {
@@ -185,7 +195,7 @@ mod tests {
             assert_eq!((used.len(), left_out.len()), (14, 4));
             let mut weights: Vec<_> = used
                 .iter()
-                .map(|e| (e.id().to_string(), e.weight()))
+                .map(|(e, weight)| (e.id().to_string(), *weight))
                 .collect();
             weights.sort();
             weights

@@ -24,6 +24,8 @@ use crate::topology::{Availability, MetadataSubsets, Priorities};
 /// # Ok::<_, evenkeel::Error>(())
 /// ```
 ///
+/// Policies that go by servers' answers ([`Adaptive`](crate::policy::Adaptive), [`Prequal`](crate::policy::Prequal)) keep
+/// one pool of at most 16 answers for all groups: a call whose group the best one is not of goes by latency, or at random.
 /// A [policy](crate::policy::PickFirst) that wants one connection has the list in its own order, and there neither
 /// makes a difference. A policy that hashes sends calls of one hash to one group, and they move to another as far as
 /// shares change. The ejections of each priority have their own

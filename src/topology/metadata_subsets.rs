@@ -12,8 +12,9 @@ use crate::error::Error;
 /// Which value a call wants is read from the sources in the order in which they were added; the request extension
 /// [`EndpointSubset`] comes before them. A call of which none says anything is drawn by the
 /// [split](Self::with_split), if there is one. Where nothing says anything, or there are no endpoints with the value
-/// at all, the [fallback](Self::with_fallback) holds; but where there are such endpoints and none can take the call, it
-/// waits or fails as any other.
+/// that is named, the [fallback](Self::with_fallback) holds; but where there are such endpoints and none can take the
+/// call, it waits or fails as any other. What is drawn is not named: where nobody of it can take the call, the other
+/// values of the split stand in, and then the fallback. Each attempt of a call draws anew, but for policies that hash.
 ///
 /// Each subset has priorities, localities and the policy to itself.
 ///
@@ -67,7 +68,7 @@ impl MetadataSubsets {
         }
     }
 
-    /// Reads the value from this header, for gRPC metadata, of the request: the first one that is text.
+    /// Reads the value from this header, for gRPC metadata, of the request: the first one that is text, and not empty.
     ///
     /// # Errors
     /// A configuration error of the field `header`: no name of a header, or a binary one (`-bin`).
@@ -119,6 +120,11 @@ impl MetadataSubsets {
         self
     }
 
+    /// The name by whose values endpoints are told apart.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// Where calls go that name no subset.
     pub fn fallback(&self) -> &SubsetFallback {
         &self.fallback
@@ -136,7 +142,11 @@ impl MetadataSubsets {
             return Some(&subset.0);
         }
         self.sources.iter().find_map(|source| match source {
-            Source::Header(name) => request.headers()?.get(name)?.to_str().ok(),
+            Source::Header(name) => {
+                let values = request.headers()?.get_all(name).into_iter();
+                let mut texts = values.filter_map(|value| value.to_str().ok());
+                texts.find(|text| !text.is_empty())
+            }
             Source::PathPrefix { prefix, value } => {
                 request.path()?.starts_with(&**prefix).then_some(&**value)
             }
@@ -164,6 +174,12 @@ impl MetadataSubsets {
     pub(crate) fn may_draw(&self, value: &str) -> bool {
         let mut split = self.split.iter();
         split.any(|(of, weight)| *weight > 0 && **of == *value)
+    }
+
+    /// The values that may be drawn.
+    pub(crate) fn drawable(&self) -> impl Iterator<Item = &str> {
+        let split = self.split.iter().filter(|(_, weight)| *weight > 0);
+        split.map(|(value, _)| &**value)
     }
 
     /// Whether calls that name no value are drawn.
@@ -224,6 +240,12 @@ mod tests {
         assert_eq!(wanted(&rules, cart()).as_deref(), Some("cart"));
         let named = cart().header("x-version", "v2");
         assert_eq!(wanted(&rules, named).as_deref(), Some("v2"));
+        let second = cart().header("x-version", "").header("x-version", "v4");
+        assert_eq!(
+            wanted(&rules, second).as_deref(),
+            Some("v4"),
+            "an empty one is none"
+        );
         let unread = cart().header("x-version", &b"\xff"[..]);
         assert_eq!(
             wanted(&rules, unread).as_deref(),

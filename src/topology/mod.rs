@@ -23,6 +23,7 @@ mod subset;
 
 pub use aperture::Aperture;
 pub use client_subset::ClientSubset;
+pub(crate) use client_subset::Narrowing;
 pub use grouping::{GroupShare, Site, Topology};
 pub use localities::{
     Localities, LocalityShare, LocalityState, NearestFirst, WeightedLocalities, ZoneAware,

@@ -39,7 +39,7 @@ pub struct PriorityShare {
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Priorities {
-    overprovisioning_percent: u32,
+    pub(super) overprovisioning_percent: u32,
 }
 
 impl Default for Priorities {
@@ -63,13 +63,8 @@ impl Priorities {
     /// # Errors
     /// An overprovisioning factor under 100 %.
     pub(crate) fn validate(&self) -> Result<(), Error> {
-        if self.overprovisioning_percent < 100 {
-            return Err(Error::config(
-                "priorities.overprovisioning_percent",
-                format!("is {}; the least is 100", self.overprovisioning_percent),
-            ));
-        }
-        Ok(())
+        let field = "priorities.overprovisioning_percent";
+        check_overprovisioning(field, self.overprovisioning_percent)
     }
 
     /// What each of `levels` gets, from the highest priority to the lowest. The percentages add up to 100 if there is
@@ -111,6 +106,17 @@ impl Priorities {
     }
 }
 
+/// Refuses what no endpoint can be worth.
+pub(super) fn check_overprovisioning(field: &'static str, percent: u32) -> Result<(), Error> {
+    match percent {
+        0..100 => Err(Error::config(
+            field,
+            format!("is {percent}; the least is 100"),
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// `in_order`: the first ones get what they are worth as far as there is something left, unless all together are
 /// worth less; else each gets its part.
 fn parts_of_100(wanted: &[u64], in_order: bool) -> Vec<u32> {
@@ -125,9 +131,9 @@ fn parts_of_100(wanted: &[u64], in_order: bool) -> Vec<u32> {
             part as u32
         })
         .collect();
-    // What was lost by rounding goes to the first that gets anything.
-    if let Some(first) = parts.iter_mut().find(|part| **part > 0) {
-        *first += left as u32;
+    // What was lost by rounding goes to the first that is to get anything.
+    if let Some(first) = wanted.iter().position(|part| *part > 0) {
+        parts[first] += left as u32;
     }
     parts
 }
@@ -165,6 +171,7 @@ mod tests {
             (&[(0, 4), (4, 4)], by_140, &[0, 100]),
             (&[(0, 0), (4, 4)], by_140, &[0, 100]),
             (&[(1, 4), (0, 4)], by_140, &[50, 50]),
+            (&[(0, 1), (0, 200)], by_140, &[1, 99]),
             (&[(0, 4), (0, 12)], by_140, &[25, 75]),
             (&[(1, 3), (1, 3)], by_100, &[50, 50]),
             (&[(0, 0)], by_140, &[0]),
@@ -208,7 +215,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_shares_are_all_of_the_calls(
-            levels in proptest::collection::vec((0_usize..20, 0_usize..20), 1..6),
+            levels in proptest::collection::vec((0_usize..200, 0_usize..200), 1..150),
             factor in 100_u32..300,
             threshold in 0_u32..=100,
         ) {

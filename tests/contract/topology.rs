@@ -374,6 +374,8 @@ async fn a_call_goes_to_the_subset_that_it_names_and_to_no_other_even_as_a_last_
     lose(&world, &balance, "canary", 2).await;
     let error = call("/new/x").await.expect_err("its subset has nobody");
     assert!(error.is_unavailable(), "{error}");
+    let says = "the call is for version=canary";
+    assert!(error.to_string().contains(says), "{error}");
     for name in ["a", "b"] {
         world.server(name).set_answer(Answer::Fail);
     }
@@ -381,8 +383,50 @@ async fn a_call_goes_to_the_subset_that_it_names_and_to_no_other_even_as_a_last_
         let _ = call("/old").await;
         settle().await;
     }
-    let before = world.server("canary").calls();
+    let [a, b] = world.servers(["a", "b"]);
+    let before = a.calls() + b.calls();
     let error = call("/new/x").await.expect_err("nobody of it is connected");
     assert!(error.is_unavailable(), "{error}");
-    assert_eq!(world.server("canary").calls(), before);
+    assert_eq!(
+        a.calls() + b.calls(),
+        before,
+        "not even where all are ejected"
+    );
+    // One that connects for ever is of another subset, and no reason to wait.
+    world.server("canary").set_dial(Dial::Refuse);
+    a.set_dial(Dial::Hang);
+    a.connection().closed(None);
+    connected(&balance, 1).await;
+    let began = tokio::time::Instant::now();
+    let _ = call("/new/x").await.expect_err("still nobody");
+    assert_eq!(
+        began.elapsed(),
+        std::time::Duration::ZERO,
+        "and it fails at once"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_canary_that_is_down_costs_no_call_that_named_no_version() {
+    let world = World::new();
+    let versions = [("a", "stable"), ("canary", "canary")];
+    let endpoint_of = |(name, version)| Endpoint::new(name).with_metadata([("version", version)]);
+    for fallback in [SubsetFallback::None, SubsetFallback::Any] {
+        let rules = MetadataSubsets::by("version")
+            .with_split([("stable", 1), ("canary", 1)])
+            .with_fallback(fallback);
+        let balance = builder!(world)
+            .endpoints(versions.map(endpoint_of))
+            .policy(RoundRobin::default())
+            .topology(Topology::default().with_subsets(rules))
+            .build()
+            .unwrap();
+        world.server("canary").set_dial(Dial::Connect);
+        connected(&balance, 2).await;
+        let [stable, canary] = shares(&balance, ["a", "canary"]).await;
+        assert_near(canary, 0.5, "half of the calls are drawn to it");
+        assert_eq!(stable + canary, 1_000);
+        lose(&world, &balance, "canary", 1).await;
+        assert_eq!(shares(&balance, ["a", "canary"]).await, [1_000, 0]);
+    }
 }

@@ -1,11 +1,13 @@
 //! What becomes of a call for which a snapshot has no endpoint.
 
 use crate::balance::future::call::MAX_REDISPATCHES;
+use crate::call::RequestInfo;
 use crate::cluster::Snapshot;
 use crate::endpoint::ConnectivityState;
 use crate::error::Error;
 use crate::health::Limit;
-use crate::policy::{Candidate, PickContext, Tried};
+use crate::math::Rng;
+use crate::policy::{Candidate, Tried};
 
 /// When the policy has nothing left, an ejected endpoint is better than a failed call: what panic
 /// mode says, without waiting for the control plane to say it.
@@ -13,28 +15,32 @@ use crate::policy::{Candidate, PickContext, Tried};
 pub(super) fn last_resort<'a, S>(
     snapshot: &'a Snapshot<S>,
     tried: Option<&Tried>,
-    mut context: PickContext<'_>,
+    request: &RequestInfo<'_>,
+    rng: &mut Rng,
 ) -> Option<&'a Candidate> {
     let all = snapshot.candidates.all();
-    let start = context.rng().below(all.len());
+    let start = rng.below(all.len());
     all[start..]
         .iter()
         .chain(&all[..start])
         .filter(|c| c.is_connected() && !c.is_full())
-        .filter(|c| snapshot.picker.covers(&context, c))
+        .filter(|c| snapshot.picker.covers(request, c))
         .find(|c| tried.is_none_or(|tried| !tried.contains(c.connection())))
 }
 
 /// Whether a later snapshot may have an endpoint for a call that found none in this one.
-pub(super) fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool {
+pub(super) fn may_help<S>(snapshot: &Snapshot<S>, request: &RequestInfo<'_>) -> bool {
     let summary = &snapshot.summary;
     if summary.closed {
         return false;
     }
-    if wait_for_ready || (!summary.resolved && summary.discovery_error.is_none()) {
+    if request.wait_for_ready().unwrap_or(false)
+        || (!summary.resolved && summary.discovery_error.is_none())
+    {
         return true;
     }
-    let mut all = snapshot.candidates.all().iter();
+    let all = snapshot.candidates.all().iter();
+    let mut all = all.filter(|c| snapshot.picker.covers(request, c));
     // Those that are idle beside the one connection that the policy wants stay so while it can be used.
     let idle_stay_idle = summary.one_is_enough
         && (all.clone()).any(|c| c.is_connected() && c.subchannel().health().admits());
@@ -49,7 +55,11 @@ pub(super) fn may_help<S>(snapshot: &Snapshot<S>, wait_for_ready: bool) -> bool 
 
 /// `returned`: how many endpoints handed the call back. They look well in the summary.
 #[cold]
-pub(super) fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
+pub(super) fn unavailable<S>(
+    snapshot: &Snapshot<S>,
+    returned: u8,
+    request: Option<RequestInfo<'_>>,
+) -> Error {
     let summary = &snapshot.summary;
     if summary.shut_down {
         return Error::shut_down();
@@ -57,7 +67,7 @@ pub(super) fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
     if summary.closed {
         return Error::closed();
     }
-    let message = match returned {
+    let mut message = match returned {
         0 => summary.to_string(),
         _ => format!(
             "the call came back unprocessed from {returned} {}, and no other took it ({summary})",
@@ -68,6 +78,11 @@ pub(super) fn unavailable<S>(snapshot: &Snapshot<S>, returned: u8) -> Error {
             },
         ),
     };
+    if let (Some(rules), Some(request)) = (&summary.subsets, request)
+        && let Some(wanted) = rules.wanted_by(&request)
+    {
+        message = format!("{message}; the call is for {}={wanted}", rules.name());
+    }
     Error::unavailable(message, None)
 }
 

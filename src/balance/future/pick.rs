@@ -108,10 +108,7 @@ where
                         return Choice::Full(limit);
                     }
                     let anyone = alone && self.shared.panic_enabled() && !self.wants_only_others();
-                    let any = anyone.then(|| {
-                        let context = PickContext::new(&mut self.rng).with_request(info);
-                        last_resort(&snapshot, tried, context)
-                    });
+                    let any = anyone.then(|| last_resort(&snapshot, tried, &info, &mut self.rng));
                     (any.flatten(), true)
                 }
             };
@@ -212,8 +209,7 @@ where
             return Choice::Never;
         }
         let request = self.request.as_ref().expect("polled after completion");
-        let wait_for_ready = self.track.request(request).wait_for_ready();
-        if may_help(snapshot, wait_for_ready.unwrap_or(false)) {
+        if may_help(snapshot, &self.track.request(request)) {
             Choice::Later
         } else {
             Choice::Never
@@ -225,8 +221,11 @@ where
     fn met(&self, snapshot: &Snapshot<S>) -> Option<Limit> {
         let limiter = self.shared.limiter()?;
         let panic = snapshot.summary.ignores_ejections;
+        let request = self.request.as_ref().expect("polled after completion");
+        let request = self.track.request(request);
         let mut usable = (snapshot.candidates.all().iter())
-            .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()));
+            .filter(|c| c.is_connected() && (panic || c.subchannel().health().admits()))
+            .filter(|c| snapshot.picker.covers(&request, c));
         if let Some(most) = limiter.in_flight_per_endpoint()
             && usable.any(Candidate::is_full)
         {
@@ -251,5 +250,7 @@ fn preferred<S>(
     }
     let mut all = snapshot.candidates.all().iter();
     let candidate = all.find(|candidate| candidate.endpoint().id() == id)?;
-    context.is_usable(candidate).then(|| candidate.slot())
+    let usable =
+        context.is_usable(candidate) && snapshot.picker.covers(context.request(), candidate);
+    usable.then(|| candidate.slot())
 }

@@ -113,7 +113,10 @@ where
                     return Poll::Ready(Err(Error::no_other()));
                 }
                 let returned = self.misses.as_ref().map_or(0, |misses| misses.redispatches);
-                return Poll::Ready(Err(unavailable(&self.shared.load(), returned)));
+                let request = self.request.as_ref();
+                let request = request.map(|request| self.track.request(request));
+                let snapshot = self.shared.load();
+                return Poll::Ready(Err(unavailable(&snapshot, returned, request)));
             }
             match self.wait(waiting) {
                 Ok(waiting) => ready!(self.poll_changed(waiting, cx)),

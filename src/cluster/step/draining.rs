@@ -5,6 +5,7 @@
 //! those that may be ejected nor for a panic. When it is back it is as new, by another key: the calls that it had
 //! are none of the next connection's.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::time::Instant;
@@ -13,6 +14,7 @@ use tracing::info;
 use crate::cluster::step::entry::{Entry, Phase};
 use crate::cluster::step::order::Order;
 use crate::cluster::step::{Cluster, Effect};
+use crate::health::Ejections;
 
 impl<S: Clone> Cluster<S> {
     /// All endpoints leave, and no other will come.
@@ -104,15 +106,18 @@ impl<S: Clone> Cluster<S> {
         self.ejections
             .retain(|_, rules| Arc::strong_count(rules) > 1);
         let all = self.rows.len() - self.drained;
-        let alone = self.ejections.len() == 1;
+        if let (1, Some(rules)) = (self.ejections.len(), self.ejections.values().next()) {
+            rules.set_endpoints(all);
+            return;
+        }
+        let mut counts: HashMap<*const Ejections, usize> = HashMap::new();
+        for entry in self.entries.values().filter(|entry| !entry.is_drained()) {
+            *counts
+                .entry(Arc::as_ptr(entry.subchannel.ejections()))
+                .or_default() += 1;
+        }
         for rules in self.ejections.values() {
-            let counts = |entry: &&Entry<S>| {
-                !entry.is_drained() && Arc::ptr_eq(entry.subchannel.ejections(), rules)
-            };
-            let these = match alone {
-                true => all,
-                false => self.entries.values().filter(counts).count(),
-            };
+            let these = counts.get(&Arc::as_ptr(rules)).copied().unwrap_or(0);
             rules.set_endpoints_beside(these, all - these);
         }
     }

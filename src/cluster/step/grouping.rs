@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::cluster::snapshot::GroupState;
 use crate::cluster::step::Cluster;
+use crate::cluster::step::sites::Parts;
 use crate::endpoint::{ConnectivityState, Locality};
 use crate::policy::{Candidate, Candidates, Group, Plan, SubsetPlan};
 use crate::topology::{Availability, GroupShare, MetadataSubsets, Site, SubsetFallback, Topology};
@@ -20,8 +21,6 @@ pub(super) struct Grouped {
 struct Draft {
     subset: Option<Arc<str>>,
     sites: Vec<Site>,
-    /// Of each site by its number: its place in `sites`.
-    places: Vec<Option<usize>>,
     ejected: Vec<bool>,
     groups: Vec<GroupShare>,
     /// The number of each site's group.
@@ -40,27 +39,13 @@ impl<S: Clone> Cluster<S> {
         if (rules.is_none() && !apart) || self.order.is_some() || self.rows.is_empty() {
             return None;
         }
-        let mut drafts = Vec::new();
-        if rules.is_none_or(|rules| *rules.fallback() == SubsetFallback::Any) {
-            drafts.push(Draft::new(None, self.sites.merged(None)));
-        }
-        if rules.is_some() {
-            let subsets = self.sites.subsets().into_iter();
-            drafts.extend(subsets.map(|name| {
-                let sites = self.sites.merged(Some(name));
-                Draft::new(Some(name.into()), sites)
-            }));
-        }
-        let mut drafts_of: Vec<Vec<usize>> = vec![Vec::new(); self.sites.numbers()];
-        for (number, draft) in drafts.iter().enumerate() {
-            let places = draft.places.iter().zip(&mut drafts_of);
-            for (_, drafts) in places.filter(|(place, _)| place.is_some()) {
-                drafts.push(number);
-            }
-        }
+        let of_all = rules.is_none_or(|rules| *rules.fallback() == SubsetFallback::Any);
+        let Parts { parts, seats } = self.sites.parts(of_all, rules.is_some());
+        let mut drafts: Vec<Draft> = parts.into_iter().map(Draft::new).collect();
+        let seats_of = |site: u32| seats[site as usize].into_iter().flatten();
         for row in &self.rows {
-            for &draft in &drafts_of[row.site as usize] {
-                drafts[draft].count(row.site, &row.candidate);
+            for (draft, place) in seats_of(row.site) {
+                drafts[draft].count(place, &row.candidate);
             }
         }
         let threshold = self.settings.ejection.panic_threshold_percent();
@@ -68,8 +53,8 @@ impl<S: Clone> Cluster<S> {
             draft.spread(topology, threshold);
         }
         for row in &self.rows {
-            for &draft in &drafts_of[row.site as usize] {
-                drafts[draft].push(row.site, &row.candidate);
+            for (draft, place) in seats_of(row.site) {
+                drafts[draft].push(place, &row.candidate);
             }
         }
         Some(Grouped {
@@ -81,22 +66,18 @@ impl<S: Clone> Cluster<S> {
 }
 
 impl Draft {
-    fn new(subset: Option<Arc<str>>, (sites, places): (Vec<Site>, Vec<Option<usize>>)) -> Self {
+    fn new((subset, sites): (Option<Arc<str>>, Vec<Site>)) -> Self {
         Self {
             subset,
             ejected: vec![false; sites.len()],
             sites,
-            places,
             groups: Vec::new(),
             group_of: Vec::new(),
             members: Vec::new(),
         }
     }
 
-    fn count(&mut self, site: u32, candidate: &Candidate) {
-        let Some(place) = self.places[site as usize] else {
-            return;
-        };
+    fn count(&mut self, place: usize, candidate: &Candidate) {
         if candidate.state() == ConnectivityState::Shutdown {
             return;
         }
@@ -118,10 +99,8 @@ impl Draft {
         self.members = vec![Vec::new(); self.groups.len()];
     }
 
-    fn push(&mut self, site: u32, candidate: &Candidate) {
-        if let Some(place) = self.places[site as usize] {
-            self.members[self.group_of[place]].push(candidate.clone());
-        }
+    fn push(&mut self, place: usize, candidate: &Candidate) {
+        self.members[self.group_of[place]].push(candidate.clone());
     }
 
     fn panics(&self, group: &GroupShare) -> bool {

@@ -1,7 +1,8 @@
 //! Which endpoints stand together: those of one priority, in one locality. Endpoints have a number here, so that
 //! no name is compared when a snapshot is made.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
+use std::sync::Arc;
 
 use crate::endpoint::{Endpoint, Locality, LocalityWeight};
 use crate::topology::{LocalityState, Site};
@@ -19,7 +20,7 @@ struct Key {
     locality: Locality,
     weight: Option<u32>,
     /// The value of the metadata by which endpoints are told apart.
-    subset: Option<Box<str>>,
+    subset: Option<Arc<str>>,
 }
 
 impl Sites {
@@ -75,47 +76,61 @@ impl Sites {
         priorities.all(|priority| Some(priority) == first)
     }
 
-    /// As many numbers as there are, those that stand for nothing among them.
-    pub(super) fn numbers(&self) -> usize {
-        self.all.len()
-    }
-
-    /// The subsets that there are, in order.
-    pub(super) fn subsets(&self) -> BTreeSet<&str> {
-        let keys = self.numbers.keys();
-        keys.filter_map(|key| key.subset.as_deref()).collect()
-    }
-
-    /// The sites of a subset, or of all; those that differ only in what is no part of a [`Site`] are taken for one.
-    /// And for each number the place of its site among them. In the order of priorities, then of localities.
-    pub(super) fn merged(&self, subset: Option<&str>) -> (Vec<Site>, Vec<Option<usize>>) {
-        let in_subset = |key: &Key| subset.is_none() || key.subset.as_deref() == subset;
-        let all = self.all.iter().enumerate().filter_map(by_key);
-        let mut order: Vec<(&Key, usize)> = all.filter(|(key, _)| in_subset(key)).collect();
-        order.sort_unstable_by(|(a, _), (b, _)| {
-            (a.priority, &a.locality).cmp(&(b.priority, &b.locality))
-        });
-        let mut sites: Vec<Site> = Vec::with_capacity(order.len());
-        let mut places = vec![None; self.all.len()];
-        for (key, number) in order {
-            let same = sites.last_mut().filter(|site| {
-                site.priority == key.priority && site.state.locality == key.locality
-            });
-            match same {
-                Some(site) => site.state.weight = site.state.weight.max(key.weight),
-                None => sites.push(Site {
-                    priority: key.priority,
-                    state: LocalityState {
-                        locality: key.locality.clone(),
-                        weight: key.weight,
-                        availability: Default::default(),
-                    },
-                }),
+    /// The sites in parts: of all endpoints, and of each subset. Sites that differ only in what is no part of a
+    /// [`Site`] are taken for one. In the order of subsets, then of priorities, then of localities.
+    pub(super) fn parts(&self, of_all: bool, of_subsets: bool) -> Parts {
+        let mut order: Vec<(&Key, usize)> =
+            self.all.iter().enumerate().filter_map(by_key).collect();
+        let mut parts = Vec::new();
+        let mut seats = vec![[None; 2]; self.all.len()];
+        order.sort_unstable_by_key(|(key, _)| (key.priority, &key.locality));
+        if of_all {
+            let mut sites = Vec::new();
+            for &(key, number) in &order {
+                seats[number][0] = Some((0, seat(&mut sites, key)));
             }
-            places[number] = Some(sites.len() - 1);
+            parts.push((None, sites));
         }
-        (sites, places)
+        if of_subsets {
+            // Keeps the order of what is equal.
+            order.sort_by_key(|(key, _)| key.subset.as_ref());
+            for (key, number) in order.into_iter().filter(|(key, _)| key.subset.is_some()) {
+                if parts.last().is_none_or(|(subset, _)| *subset != key.subset) {
+                    parts.push((key.subset.clone(), Vec::new()));
+                }
+                let part = parts.len() - 1;
+                seats[number][1] = Some((part, seat(&mut parts[part].1, key)));
+            }
+        }
+        Parts { parts, seats }
     }
+}
+
+/// What [`Sites::parts`] gives.
+pub(super) struct Parts {
+    /// Of which subset, or of all; and the sites.
+    pub(super) parts: Vec<(Option<Arc<str>>, Vec<Site>)>,
+    /// Of each number: in which part its site is, and at which place.
+    pub(super) seats: Vec<[Option<(usize, usize)>; 2]>,
+}
+
+/// The place of the key's site, which is the last one or a new one.
+fn seat(sites: &mut Vec<Site>, key: &Key) -> usize {
+    let same = sites
+        .last_mut()
+        .filter(|site| site.priority == key.priority && site.state.locality == key.locality);
+    match same {
+        Some(site) => site.state.weight = site.state.weight.max(key.weight),
+        None => sites.push(Site {
+            priority: key.priority,
+            state: LocalityState {
+                locality: key.locality.clone(),
+                weight: key.weight,
+                availability: Default::default(),
+            },
+        }),
+    }
+    sites.len() - 1
 }
 
 fn by_key((number, site): (usize, &Option<(Key, usize)>)) -> Option<(&Key, usize)> {
@@ -163,23 +178,29 @@ mod tests {
         let mut sites = Sites::default();
         let weighted = |weight| endpoint(0, "r/a").with(LocalityWeight(weight));
         let late = sites.join(&endpoint(1, "r/a"), None);
-        let light = sites.join(&weighted(1), None);
-        let heavy = sites.join(&weighted(3), None);
-        let plain = sites.join(&endpoint(0, "r/a"), None);
-        let (merged, places) = sites.merged(None);
-        let seen: Vec<_> = merged
+        let light = sites.join(&weighted(1), Some("x"));
+        let heavy = sites.join(&weighted(3), Some("y"));
+        let plain = sites.join(&endpoint(0, "r/a"), Some("x"));
+        let Parts { parts, seats } = sites.parts(true, true);
+        let seen: Vec<_> = parts
             .iter()
-            .map(|s| (s.priority, s.state.weight))
+            .map(|(subset, sites)| {
+                let sites = sites.iter().map(|s| (s.priority, s.state.weight));
+                (subset.as_deref(), sites.collect::<Vec<_>>())
+            })
             .collect();
-        assert_eq!(
-            seen,
-            [(0, Some(3)), (1, None)],
-            "the greatest weight counts"
-        );
-        let place = |number: u32| places[number as usize];
-        assert_eq!(
-            [place(light), place(heavy), place(plain), place(late)],
-            [Some(0), Some(0), Some(0), Some(1)]
-        );
+        let wanted = [
+            (None, vec![(0, Some(3)), (1, None)]),
+            (Some("x"), vec![(0, Some(1))]),
+            (Some("y"), vec![(0, Some(3))]),
+        ];
+        assert_eq!(seen, wanted, "the greatest weight counts");
+        let seat = |number: u32| seats[number as usize];
+        assert_eq!(seat(late), [Some((0, 1)), None], "in no subset");
+        assert_eq!(seat(light), [Some((0, 0)), Some((1, 0))]);
+        assert_eq!(seat(plain), seat(light), "one site but for its weight");
+        assert_eq!(seat(heavy), [Some((0, 0)), Some((2, 0))]);
+        let only_subsets = sites.parts(false, true);
+        assert_eq!(only_subsets.seats[late as usize], [None, None]);
     }
 }

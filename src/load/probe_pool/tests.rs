@@ -44,7 +44,7 @@ fn answer(pool: &ProbePool, key: u64, in_flight: u32, latency: u64, ms: u64) {
 }
 
 fn take(pool: &ProbePool, ms: u64) -> Option<u64> {
-    pool.take(at(ms), 0, Some)
+    pool.take(at(ms), 0, |_| true, Some)
 }
 
 fn keys(pool: &ProbePool, ms: u64) -> Vec<u64> {
@@ -211,7 +211,7 @@ fn the_oldest_and_the_worst_are_dropped_in_turn() {
         (6, 6, 1),
     ];
     let pool = pool(rules, &answers);
-    let drop = |call| pool.take(at(6), call, |_| Some(()));
+    let drop = |call| pool.take(at(6), call, |_| true, |_| Some(()));
     drop(0);
     assert_eq!(keys(&pool, 6), [2, 3, 4, 5, 6], "the oldest");
     drop(1);
@@ -230,7 +230,7 @@ fn the_oldest_and_the_worst_are_dropped_in_turn() {
     };
     let answers = [(1, 9, 10), (2, 1, 30), (3, 1, 20)];
     let pool = super::tests::pool(cold, &answers);
-    pool.take(at(3), 1, |_| Some(()));
+    pool.take(at(3), 1, |_| true, |_| Some(()));
     assert_eq!(keys(&pool, 3), [1, 3], "without a hot one the slowest");
 }
 
@@ -276,11 +276,11 @@ fn the_keys_of_no_endpoint_take_no_row() {
 #[test]
 fn what_is_refused_is_dropped_and_the_next_best_taken() {
     let pool = pool(RULES, &[(1, 0, 1), (2, 0, 2), (3, 0, 3), (4, 0, 4)]);
-    let taken = pool.take(at(4), 0, |key| (key > 2).then_some(key));
+    let taken = pool.take(at(4), 0, |_| true, |key| (key > 2).then_some(key));
     assert_eq!(taken, Some(3));
     assert_eq!(keys(&pool, 4), [3, 4]);
     assert_eq!(
-        pool.take(at(4), 0, |_| None::<u64>),
+        pool.take(at(4), 0, |_| true, |_| None::<u64>),
         None,
         "all are refused"
     );
@@ -304,7 +304,7 @@ fn many_threads_take_only_what_was_answered() {
                     let key = thread * 1_000 + n % 50 + 1;
                     answer(pool, key, (n % 7) as u32, n % 11, n / 100);
                     let number = pool.count_call();
-                    if let Some(key) = pool.take(at(n / 100), number, Some) {
+                    if let Some(key) = pool.take(at(n / 100), number, |_| true, Some) {
                         let (thread, n) = (key / 1_000, key % 1_000);
                         assert!(thread < 4 && (1..=50).contains(&n), "nobody is {key}");
                     }
@@ -346,10 +346,19 @@ proptest! {
                 .map(|(key, _)| *key)
                 .collect();
             let number = pool.count_call();
-            if let Some(key) = pool.take(at(now), number, Some) {
+            if let Some(key) = pool.take(at(now), number, |_| true, Some) {
                 prop_assert!(fresh.contains(&key), "{key} has not answered for a second");
             }
             prop_assert!(keys(&pool, now).len() <= 4, "no more than fit in");
         }
     }
+}
+
+#[test]
+fn an_answer_of_others_is_left_to_them() {
+    let pool = pool(RULES, &[(1, 0, 1), (2, 5, 2), (3, 6, 3)]);
+    let before = keys(&pool, 4);
+    let taken = pool.take(at(4), 0, |key| key != 1, Some);
+    assert_eq!(taken, None, "the best one is theirs");
+    assert_eq!(keys(&pool, 4), before, "and stays");
 }

@@ -1,6 +1,7 @@
 use crate::endpoint::Locality;
 use crate::error::Error;
 use crate::topology::localities::{LocalityShare, LocalityState};
+use crate::topology::priority::check_overprovisioning;
 use crate::topology::{Availability, Priorities};
 
 /// The same zone first, then the same region, then anywhere.
@@ -26,7 +27,8 @@ impl NearestFirst {
     }
 
     pub(super) fn validate(&self) -> Result<(), Error> {
-        self.spill.validate()
+        let field = "localities.overprovisioning_percent";
+        check_overprovisioning(field, self.spill.overprovisioning_percent)
     }
 
     pub(super) fn shares(

@@ -66,14 +66,14 @@ fn zone_aware_keeps_all_calls_where_the_zone_has_its_part() {
         "one of seven endpoints for a third of the clients"
     );
     let few = [state("r/a", 2, 2), state("r/b", 3, 3)];
-    let alike = named(&[("r/a", 0.4), ("r/b", 0.6)]);
+    let alike = named(&[("r/a", 1.0)]);
     assert_eq!(
         shares(rule.clone(), "r/a", &few),
         alike,
-        "5 endpoints are too few"
+        "5 endpoints are too few: all are one"
     );
     let none = [state("r/b", 2, 2), state("r/c", 6, 6)];
-    let alike = named(&[("r/b", 0.25), ("r/c", 0.75)]);
+    let alike = named(&[("r/b", 1.0)]);
     assert_eq!(shares(rule, "r/a", &none), alike, "none in its own zone");
 }
 
@@ -177,7 +177,7 @@ fn mistakes_name_their_field() {
                 .with_overprovisioning_percent(1)
                 .into(),
             "r/a",
-            "priorities.overprovisioning_percent",
+            "localities.overprovisioning_percent",
         ),
         (
             Localities::from(zones.clone().with_enabled_percent(101)),

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 use crate::endpoint::Locality;
 use crate::error::Error;
 use crate::topology::localities::{LocalityShare, LocalityState, no_twins};
+use crate::topology::priority::check_overprovisioning;
 
 /// Calls spread by the weights of localities (Envoy's locality weighted load balancing, gRFC A42).
 ///
@@ -62,14 +63,8 @@ impl WeightedLocalities {
         if !self.weights.is_empty() && self.weights.iter().all(|(_, weight)| *weight == 0) {
             return Err(Error::config(field, "all are 0"));
         }
-        if self.overprovisioning_percent < 100 {
-            let message = format!("is {}; the least is 100", self.overprovisioning_percent);
-            return Err(Error::config(
-                "localities.overprovisioning_percent",
-                message,
-            ));
-        }
-        Ok(())
+        let field = "localities.overprovisioning_percent";
+        check_overprovisioning(field, self.overprovisioning_percent)
     }
 
     pub(super) fn shares(&self, localities: &[LocalityState]) -> Vec<LocalityShare> {

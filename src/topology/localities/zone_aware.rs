@@ -14,8 +14,7 @@ use crate::topology::localities::{LocalityShare, LocalityState, no_twins};
 /// For that a client has to know how the clients are spread. Unless [told](Self::with_clients) it takes them for
 /// spread evenly over the zones in which there are endpoints.
 ///
-/// With fewer usable endpoints than [6](Self::with_min_endpoints), or none in its own zone, calls go to all endpoints
-/// alike.
+/// With fewer usable endpoints than [6](Self::with_min_endpoints), or none in its own zone, zones make no difference.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ZoneAware {
     clients: Vec<(Locality, u32)>,
@@ -52,8 +51,8 @@ impl ZoneAware {
         self
     }
 
-    /// Sets for which part of the calls zones count, 0 to 100 percent; default 100 (Envoy). The others go to all
-    /// endpoints alike.
+    /// Sets for which part of the calls zones count, 0 to 100 percent; default 100 (Envoy). The others go to
+    /// the zones by how many usable endpoints each has.
     #[must_use]
     pub fn with_enabled_percent(mut self, percent: u32) -> Self {
         self.enabled_percent = percent;
@@ -96,19 +95,22 @@ impl ZoneAware {
             with_endpoints.for_each(|zone| zone.clients = 1);
         }
         let usable: u64 = zones.iter().map(|zone| zone.usable).sum();
-        let alike = |zone: &Zone| match usable {
-            0 => zone.total as f64 / zones.iter().map(|z| z.total).sum::<u64>().max(1) as f64,
-            _ => zone.usable as f64 / usable as f64,
-        };
         let parts = (usable >= self.min_endpoints as u64).then(|| parts(&zones));
+        let Some(parts) = parts.flatten() else {
+            return vec![LocalityShare {
+                members: (0..localities.len()).collect(),
+                share: if localities.iter().any(|s| s.availability.total > 0) {
+                    1.0
+                } else {
+                    0.0
+                },
+            }];
+        };
         let enabled = f64::from(self.enabled_percent) / 100.0;
-        let share =
-            |place: usize, zone: &Zone| match parts.as_ref().and_then(|parts| parts.as_ref()) {
-                Some(parts) => {
-                    enabled * parts[place] as f64 / WHOLE as f64 + (1.0 - enabled) * alike(zone)
-                }
-                None => alike(zone),
-            };
+        let alike = |zone: &Zone| zone.usable as f64 / usable.max(1) as f64;
+        let share = |place: usize, zone: &Zone| {
+            enabled * parts[place] as f64 / WHOLE as f64 + (1.0 - enabled) * alike(zone)
+        };
         let shares: Vec<f64> = zones
             .iter()
             .enumerate()
