@@ -26,25 +26,14 @@ use tonic::{Code, Request, Status};
 use support::connected::connected;
 use support::proto::EchoRequest;
 use support::proto::demo_client::DemoClient;
+use support::verdict::verdict;
 use support::{Behaviour, TestServer};
 
 const CALLS: usize = 2_000;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run().await {
-        Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
-        Ok(broken) => {
-            for rule in broken {
-                println!("BROKEN: {rule}");
-            }
-            ExitCode::from(1)
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    verdict(run().await)
 }
 
 /// Returns the rules that did not hold.

@@ -33,6 +33,7 @@ use tonic::Request;
 use support::connected::connected;
 use support::proto::EchoRequest;
 use support::proto::demo_client::DemoClient;
+use support::verdict::verdict;
 use support::{Behaviour, TestServer};
 
 /// Three zones, one of which dies.
@@ -57,19 +58,7 @@ const CALLERS: usize = 16;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match run(&Options::parse()).await {
-        Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
-        Ok(broken) => {
-            for rule in broken {
-                println!("BROKEN: {rule}");
-            }
-            ExitCode::from(1)
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    verdict(run(&Options::parse()).await)
 }
 
 /// Returns the rules that did not hold.

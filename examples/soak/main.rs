@@ -34,6 +34,7 @@ use tokio::time::{Instant, sleep};
 use callers::Callers;
 use footprint::Footprint;
 use support::connected::connected;
+use support::verdict::verdict;
 use support::{Behaviour, TestServer};
 
 /// Random faults and churn under load, after which everything must be where it began.
@@ -68,19 +69,7 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(30);
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match soak(&Options::parse()).await {
-        Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
-        Ok(broken) => {
-            for rule in broken {
-                println!("BROKEN: {rule}");
-            }
-            ExitCode::from(1)
-        }
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    verdict(soak(&Options::parse()).await)
 }
 
 /// Returns the rules that did not hold.

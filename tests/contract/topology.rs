@@ -54,6 +54,13 @@ fn stages(report: &Report) -> Vec<(&'static str, usize, usize)> {
         .collect()
 }
 
+/// The stages by how many endpoints there are before, between and after them.
+fn pipeline(counts: [usize; 6]) -> Vec<(&'static str, usize, usize)> {
+    let names = ["subset", "metadata", "priority", "locality", "policy"];
+    let steps = counts.windows(2).zip(names);
+    steps.map(|(step, name)| (name, step[0], step[1])).collect()
+}
+
 /// Its connection ends, and it cannot be dialled.
 async fn lose<T>(world: &World, balance: &Balance<Stub, T>, name: &str, left: usize) {
     let server = world.server(name);
@@ -79,13 +86,7 @@ async fn calls_spill_over_to_the_next_priority_as_endpoints_are_lost() {
         "the highest carries all"
     );
     let report = balance.report();
-    let wanted = [
-        ("subset", 4, 4),
-        ("metadata", 4, 4),
-        ("priority", 4, 2),
-        ("locality", 2, 2),
-        ("policy", 2, 2),
-    ];
+    let wanted = pipeline([4, 4, 4, 2, 2, 2]);
     assert_eq!(stages(&report), wanted);
     let passed_over = endpoint(&balance, "c").passed_over;
     assert_eq!(
@@ -292,13 +293,7 @@ async fn weights_of_localities_are_shares_and_a_subset_comes_before_them() {
         .unwrap();
     connected(&small, 4).await;
     let report = small.report();
-    let wanted = [
-        ("subset", 10, 4),
-        ("metadata", 4, 4),
-        ("priority", 4, 4),
-        ("locality", 4, 4),
-        ("policy", 4, 4),
-    ];
+    let wanted = pipeline([10, 4, 4, 4, 4, 4]);
     assert_eq!(stages(&report), wanted);
     assert_eq!(
         report.left_out.len(),

@@ -24,6 +24,7 @@ pub mod server;
 pub mod service;
 pub mod tls;
 pub mod unary;
+pub mod verdict;
 pub mod watched;
 
 pub use behaviour::{Behaviour, Control};
