@@ -16,7 +16,11 @@ pub struct Http2Body {
 }
 
 impl Http2Body {
-    pub(super) fn new(inner: Incoming, answered: Answered) -> Self {
+    pub(super) fn new(inner: Incoming, mut answered: Answered) -> Self {
+        // Nobody need poll a body that has ended, as that of a failure often has.
+        if inner.is_end_stream() {
+            answered.ended();
+        }
         Self { inner, answered }
     }
 }

@@ -113,17 +113,22 @@ impl<T> ObservedIo<T> {
         self
     }
 
-    /// The connection takes no more calls. Whether the balancer is to hear of that as the end: not while the endpoint
-    /// has another connection. `calm`: its server wants to be left alone.
-    fn leaves(streams: Option<&Arc<Streams>>, events: &ConnectionEvents, calm: bool) -> bool {
+    /// Takes the connection out of its pool, and has `tell` say so to the balancer if no other is left.
+    fn leave(
+        streams: Option<&Arc<Streams>>,
+        events: &ConnectionEvents,
+        calm: bool,
+        tell: impl FnOnce(&ConnectionEvents),
+    ) {
         let pool = streams.and_then(|streams| Some((streams.pool()?, streams)));
         match pool.map(|(pool, streams)| pool.leave(streams, calm)) {
-            None | Some(Left::Last) => true,
-            Some(Left::Others) => {
-                events.moved();
-                false
+            None => tell(events),
+            Some(Left::Last(hearers)) => {
+                tell(events);
+                drop(hearers);
             }
-            Some(Left::Before) => false,
+            Some(Left::Others) => events.moved(),
+            Some(Left::Before) => {}
         }
     }
 
@@ -160,16 +165,14 @@ impl<T> ObservedIo<T> {
                 }
             }
             Seen::GoAway { reason, .. } if reason == u32::from(h2::Reason::ENHANCE_YOUR_CALM) => {
-                if Self::leaves(streams.as_ref(), events, true) {
+                Self::leave(streams.as_ref(), events, true, |events| {
                     events.back_off("the server sent GOAWAY with ENHANCE_YOUR_CALM");
-                }
+                });
             }
             Seen::GoAway {
                 last_stream, end, ..
             } => {
-                if Self::leaves(streams.as_ref(), events, false) {
-                    events.draining();
-                }
+                Self::leave(streams.as_ref(), events, false, |events| events.draining());
                 if last_stream == FrameHeaders::ANY_STREAM {
                     let len = FrameHeaders::LEN + FrameHeaders::GOAWAY_LEN;
                     farewell.get_or_insert(end.saturating_sub(len));
@@ -222,9 +225,8 @@ impl<T> ObservedIo<T> {
             };
             let _ = settings.send(Err(told));
         }
-        if Self::leaves(self.streams.as_ref(), &self.events, false) {
-            self.events.closed(Some(error.into()));
-        }
+        let tell = |events: &ConnectionEvents| events.closed(Some(error.into()));
+        Self::leave(self.streams.as_ref(), &self.events, false, tell);
     }
 
     #[cold]

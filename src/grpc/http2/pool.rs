@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready as ready_or_pending};
 use arc_swap::ArcSwap;
 use http::{Request, Response};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 use tonic::body::Body;
 
 use crate::call::Reclaim;
@@ -55,8 +56,25 @@ struct Queue {
     growing: Option<Growing>,
     /// By which further ones tell of themselves. `None` once all have left.
     events: Option<ConnectionEvents>,
-    /// Attempts in a row that failed.
+    /// Attempts in a row that failed, or whose connection did not hold.
     failures: u32,
+    /// When the last further connection came, if no attempt failed since.
+    joined: Option<Instant>,
+}
+
+impl Queue {
+    fn failed(&mut self) {
+        self.failures = self.failures.saturating_add(1);
+        self.joined = None;
+    }
+
+    /// Whether the last further connection has not yet held as long as one must to be a success: the first delay of
+    /// the backoff.
+    fn is_on_trial(&self) -> bool {
+        let base = |events: &ConnectionEvents| events.dial_terms().backoff.base();
+        let base = self.events.as_ref().map(base).unwrap_or_default();
+        self.joined.is_some_and(|joined| joined.elapsed() < base)
+    }
 }
 
 /// A stream on one of the connections, for a call to come.
@@ -67,13 +85,21 @@ pub(super) struct Place {
 }
 
 /// Which of a pool's connections has left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Left {
-    Last,
+    /// The last one. Who waited hears of it by the drop: after the balancer has, else a call would find the connection
+    /// up by all that it knows, and broken.
+    Last(Hearers),
     /// One of several. The others go on.
     Others,
     /// None that is here, or any more.
     Before,
+}
+
+/// Who is to hear that a pool's last connection has left.
+pub(super) struct Hearers {
+    _waiting: BTreeMap<u64, oneshot::Sender<Place>>,
+    _growing: Option<Growing>,
+    _events: Option<ConnectionEvents>,
 }
 
 /// What a call gets where nothing has room at once.
@@ -199,6 +225,9 @@ impl Pool {
             return;
         };
         let wanted = !queue.waiting.is_empty() && queue.growing.is_none();
+        if wanted && queue.joined.is_some() && !queue.is_on_trial() {
+            queue.failures = 0;
+        }
         if let Some(events) = queue.events.as_ref()
             && wanted
             && live.load().len() < growth.most()
@@ -213,7 +242,7 @@ impl Pool {
         if let (Members::Several { growth, .. }, Some(events)) = (&self.members, &queue.events) {
             let pause = growth.pause(Arc::downgrade(self), queue.failures, events);
             queue.growing = Some(pause);
-            queue.failures = queue.failures.saturating_add(1);
+            queue.failed();
         }
     }
 
@@ -224,9 +253,11 @@ impl Pool {
         };
         let mut queue = self.lock();
         queue.growing = None;
-        queue.failures = 0;
         // One that ended meanwhile has left already, and would stay.
-        if !queue.closed && connection.takes_calls() {
+        if !queue.closed && !connection.takes_calls() {
+            self.pause(&mut queue);
+        } else if !queue.closed {
+            queue.joined = Some(Instant::now());
             if !queue.waiting.is_empty() {
                 connection.streams().count().begin_waiting();
             }
@@ -240,8 +271,7 @@ impl Pool {
 
     /// A further connection could not be made.
     pub(super) fn dial_failed(&self) {
-        let mut queue = self.lock();
-        queue.failures = queue.failures.saturating_add(1);
+        self.lock().failed();
     }
 
     /// The pause after one that could not be made is over. The next one is made when it is wanted.
@@ -252,39 +282,39 @@ impl Pool {
 
     /// The connection of these streams takes no more calls. `calm`: and its server wants to be left alone for a while.
     pub(super) fn leave(self: &Arc<Self>, streams: &Arc<Streams>, calm: bool) -> Left {
+        // Dropped after the lock is: with a connection go the calls in its queue, whose streams ask for the lock.
+        let before;
         let mut queue = self.lock();
-        let left = match &self.members {
-            Members::One(_) => Left::Last,
+        let (gone, stay) = match &self.members {
+            Members::One(_) => (1, 0),
             Members::Several { live, .. } => {
-                let before = live.load_full();
+                before = live.load_full();
                 let stays = |c: &&Arc<Connection>| !Arc::ptr_eq(c.streams(), streams);
                 let after: Vec<_> = before.iter().filter(stays).cloned().collect();
-                let left = match (before.len() - after.len(), after.len()) {
-                    (0, _) => Left::Before,
-                    (_, 0) => Left::Last,
-                    _ => Left::Others,
-                };
+                let counts = (before.len() - after.len(), after.len());
                 live.store(Arc::new(after));
-                left
+                counts
             }
         };
-        if left != Left::Last {
-            if left == Left::Others && calm {
-                self.pause(&mut queue);
-            }
-            drop(queue);
-            // Those who wait may want another one in its place.
-            self.serve();
-            return left;
+        if gone > 0 && stay == 0 {
+            queue.closed = true;
+            return Left::Last(Hearers {
+                _waiting: std::mem::take(&mut queue.waiting),
+                _growing: queue.growing.take(),
+                _events: queue.events.take(),
+            });
         }
-        queue.closed = true;
-        let waiting = std::mem::take(&mut queue.waiting);
-        let growing = queue.growing.take();
-        let events = queue.events.take();
+        // A server that accepts and hangs up must not be dialled in a tight loop.
+        if gone > 0 && (calm || (queue.is_on_trial() && queue.growing.is_none())) {
+            self.pause(&mut queue);
+        }
         drop(queue);
-        // Without the lock: who waits hears of it.
-        drop((waiting, growing, events));
-        left
+        // Those who wait may want another one in its place.
+        self.serve();
+        match gone {
+            0 => Left::Before,
+            _ => Left::Others,
+        }
     }
 
     fn with_live<R>(&self, look: impl FnOnce(&[Arc<Connection>]) -> R) -> R {
