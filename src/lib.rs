@@ -16,6 +16,7 @@
 //! | feature | default | what it brings |
 //! |---|---|---|
 //! | `dns` | no | `discovery::Dns`: endpoints by their name in DNS, and the targets `dns:///host:port` |
+//! | `etcd` | no | `grpc::etcd`: endpoints by their keys in etcd, the targets `etcd://host:port/prefix`, and servers' registration |
 //! | `grpc` | yes | `grpc::Channel` over hyper's HTTP/2 client |
 //! | `service-config` | no | gRPC's service config, as JSON, for `grpc::Channel` |
 //! | `tcp` | no | `probe::TcpConnect`: health checks by a TCP connection |

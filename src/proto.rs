@@ -23,3 +23,10 @@ pub(crate) mod health {
 pub(crate) mod load {
     include!("../proto/generated/load/evenkeel.load.v1.rs");
 }
+
+/// What etcd speaks.
+#[cfg(feature = "etcd")]
+#[expect(unreachable_pub, reason = "generated for a crate of its own")]
+pub(crate) mod etcd {
+    include!("../proto/generated/etcd/etcdserverpb.rs");
+}

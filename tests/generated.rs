@@ -58,6 +58,13 @@ const TARGETS: &[Target] = &[
         client: false,
         server: false,
     },
+    Target {
+        include: "proto",
+        protos: &["etcd/rpc.proto"],
+        into: "proto/generated/etcd",
+        client: true,
+        server: false,
+    },
 ];
 
 #[test]

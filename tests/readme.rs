@@ -114,6 +114,25 @@ async fn the_dns_snippet() -> Result<(), BoxError> {
     Ok(())
 }
 
+#[cfg(feature = "etcd")]
+#[tokio::test]
+async fn the_etcd_snippet() -> Result<(), BoxError> {
+    // [snippet
+    use evenkeel::grpc::etcd::{Etcd, Register};
+
+    let me = evenkeel::Endpoint::new("http://10.0.0.1:50051").with_weight(3);
+    let registration =
+        Register::new(["10.0.0.2:2379"], "services/cart/10.0.0.1:50051", me).start()?;
+
+    let updates = Etcd::prefix(["10.0.0.2:2379"], "services/cart/").updates()?;
+    let channel = evenkeel::grpc::Channel::builder()
+        .discovery(updates)
+        .build()?;
+    // snippet]
+    drop((registration, channel));
+    Ok(())
+}
+
 #[cfg(feature = "kubernetes")]
 #[tokio::test]
 async fn the_kubernetes_snippet() -> Result<(), BoxError> {

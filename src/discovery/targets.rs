@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
     ("dns+srv", dns::of_service),
     #[cfg(not(feature = "dns"))]
     ("dns+srv", needs_dns),
-    ("etcd", not_here),
+    ("etcd", needs_channel),
     #[cfg(feature = "file")]
     ("file", file::of_target),
     #[cfg(not(feature = "file"))]
@@ -50,6 +50,7 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
 /// |---|---|
 /// | `dns:///host:port`, `dns://10.0.0.53:53/host:port`, `host:port` | every address of a name in DNS, by the system's name servers or the one named; without a port 443. Feature `dns`; `Dns` tells the rest |
 /// | `dns+srv:///_grpc._tcp.host` | the SRV records of a service. Feature `dns` |
+/// | `etcd://host:port,host2:port/services/cart` | what the keys below `services/cart/` name: `grpc::etcd` tells the rest. By `grpc::Channel` alone; feature `etcd` |
 /// | `file:relative/path`, `file:///absolute/path` | the list in a file of JSON or YAML, as it changes. Feature `file`; `File` tells the rest |
 /// | `kubernetes:///service.namespace:port`, `kubernetes:///service:port` | the pods of a service, in its own namespace where none is named; the port by its name, or by the number that the pods have, and without one the only port. Feature `kubernetes`; `Kubernetes` tells the rest |
 /// | `static:///a:1,b:2` | these; each a name or an address, and its port or 443 |
@@ -58,7 +59,7 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
 /// | `unix:relative/path`, `unix:///absolute/path` | a Unix socket |
 /// | `unix-abstract:name` | a Unix socket in Linux's abstract namespace |
 ///
-/// `etcd` and `xds` are known by name, and this version has no source for them.
+/// `xds` is known by name, and this version has no source for it.
 ///
 /// The addresses that are found begin with `http://`; with `grpc::Builder::tls` set, TLS is
 /// spoken to them all the same.
@@ -80,18 +81,16 @@ const BUILT_IN: [(&str, BuiltIn); 11] = [
 /// ```
 #[derive(Clone)]
 pub struct Targets {
-    schemes: BTreeMap<Arc<str>, Make>,
+    /// Those that were added; they come before those that ship.
+    own: BTreeMap<Arc<str>, Make>,
 }
 
 impl Targets {
     /// The schemes that ship.
     pub fn new() -> Self {
-        let mut schemes = BTreeMap::new();
-        for (scheme, make) in BUILT_IN {
-            let make: Make = Arc::new(make);
-            schemes.insert(scheme.into(), make);
+        Self {
+            own: BTreeMap::new(),
         }
-        Self { schemes }
     }
 
     /// Adds a scheme, or takes the place of the one of that name: `make` makes the source of a target that
@@ -122,7 +121,7 @@ impl Targets {
             }
         };
         let scheme = scheme.to_ascii_lowercase();
-        self.schemes.insert(scheme.into(), Arc::new(make));
+        self.own.insert(scheme.into(), Arc::new(make));
         Ok(self)
     }
 
@@ -134,9 +133,24 @@ impl Targets {
     /// that this version has no source for, a name or port that cannot be, or what the scheme's own
     /// function says.
     pub fn source(&self, target: &str) -> Result<BoxDiscovery, Error> {
-        let known = |scheme: &str| self.schemes.contains_key(scheme);
+        self.source_with(target, |_| None)
+    }
+
+    /// As [`source`](Self::source); `above` makes the sources that ship with modules above this one.
+    pub(crate) fn source_with(
+        &self,
+        target: &str,
+        above: impl FnOnce(&Target) -> Option<Result<BoxDiscovery, Error>>,
+    ) -> Result<BoxDiscovery, Error> {
+        let known = |scheme: &str| self.own.contains_key(scheme) || is_built_in(scheme);
         let read = Target::read(target, known)?;
-        match self.schemes.get(read.scheme()) {
+        if let Some(make) = self.own.get(read.scheme()) {
+            return make(&read);
+        }
+        if let Some(source) = above(&read) {
+            return source;
+        }
+        match built_in(read.scheme()) {
             Some(make) => make(&read),
             None => Err(bad(format!("{read} has a scheme that is not known"))),
         }
@@ -151,12 +165,20 @@ impl Default for Targets {
 
 impl fmt::Debug for Targets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.schemes.keys()).finish()
+        let built_in = BUILT_IN.iter().map(|(name, _)| *name);
+        let own = self.own.keys().map(|name| &**name);
+        let all: BTreeSet<&str> = built_in.chain(own).collect();
+        f.debug_set().entries(all).finish()
     }
 }
 
 pub(super) fn is_built_in(scheme: &str) -> bool {
-    BUILT_IN.iter().any(|(name, _)| *name == scheme)
+    built_in(scheme).is_some()
+}
+
+fn built_in(scheme: &str) -> Option<BuiltIn> {
+    let mut all = BUILT_IN.iter();
+    all.find(|(name, _)| *name == scheme).map(|(_, make)| *make)
 }
 
 fn refused(target: &Target, error: impl Into<BoxError>) -> Error {
@@ -183,6 +205,14 @@ fn needs_file(target: &Target) -> Result<BoxDiscovery, Error> {
     Err(bad(format!(
         "{target}: files are read with the feature file, which is off"
     )))
+}
+
+/// etcd is asked over `grpc::Channel`, which stands above this module.
+fn needs_channel(target: &Target) -> Result<BoxDiscovery, Error> {
+    Err(bad(match cfg!(feature = "etcd") {
+        true => format!("{target}: etcd is asked by grpc::Channel; others take grpc::etcd::Etcd"),
+        false => format!("{target}: etcd is asked with the feature etcd, which is off"),
+    }))
 }
 
 fn not_here(target: &Target) -> Result<BoxDiscovery, Error> {

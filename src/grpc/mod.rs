@@ -11,6 +11,8 @@ mod channel;
 mod classify;
 mod configured;
 mod deadline;
+#[cfg(feature = "etcd")]
+pub mod etcd;
 mod health_check;
 pub mod http2;
 mod load_reports;

@@ -1,6 +1,6 @@
 //! Channels by gRPC's names.
 
-use crate::discovery::Targets;
+use crate::discovery::{BoxDiscovery, Target, Targets};
 use crate::error::Error;
 use crate::grpc::builder::Builder;
 use crate::grpc::channel::Channel;
@@ -29,7 +29,7 @@ impl Channel {
 impl Builder {
     /// The endpoints of a target in gRPC's syntax, in place of any other source; [`Targets`] has the schemes.
     ///
-    /// Without the feature `dns`, `dns:///host:port` is an error that names the feature.
+    /// Without the feature `dns`, `dns:///host:port` is an error that names the feature; so is `etcd:` without `etcd`.
     ///
     /// As in gRPC, a target says nothing of TLS: it is spoken where `tls` is set, and a
     /// certificate must carry the host that the target names.
@@ -42,12 +42,21 @@ impl Builder {
 
     /// As [`target`](Self::target), by schemes of one's own.
     pub fn target_by(mut self, targets: &Targets, target: impl AsRef<str>) -> Self {
-        match targets.source(target.as_ref()) {
+        match targets.source_with(target.as_ref(), above) {
             Ok(source) => self.discovery(source),
             Err(error) => {
                 self.endpoints = Err(error);
                 self
             }
         }
+    }
+}
+
+/// The sources that stand on channels.
+fn above(target: &Target) -> Option<Result<BoxDiscovery, Error>> {
+    match target.scheme() {
+        #[cfg(feature = "etcd")]
+        "etcd" => Some(crate::grpc::etcd::of_target(target)),
+        _ => None,
     }
 }

@@ -5,6 +5,8 @@
 pub mod support;
 
 pub mod attempts;
+#[cfg(feature = "etcd")]
+pub mod etcd_server;
 #[cfg(feature = "dns")]
 #[path = "../support/knot.rs"]
 pub mod knot;
@@ -21,6 +23,8 @@ mod discovery;
 #[cfg(feature = "dns")]
 mod dns;
 mod errors;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod health_checks;
 mod hedging;
 mod keep_alive;
