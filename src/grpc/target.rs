@@ -53,10 +53,12 @@ impl Builder {
 }
 
 /// The sources that stand on channels.
+#[cfg(feature = "etcd")]
 fn above(target: &Target) -> Option<Result<BoxDiscovery, Error>> {
-    match target.scheme() {
-        #[cfg(feature = "etcd")]
-        "etcd" => Some(crate::grpc::etcd::of_target(target)),
-        _ => None,
-    }
+    (target.scheme() == "etcd").then(|| crate::grpc::etcd::of_target(target))
+}
+
+#[cfg(not(feature = "etcd"))]
+fn above(_: &Target) -> Option<Result<BoxDiscovery, Error>> {
+    None
 }

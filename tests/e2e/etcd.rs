@@ -12,7 +12,7 @@ use futures::{FutureExt, StreamExt};
 use crate::etcd_server;
 use crate::only;
 use crate::support::proto::{EchoRequest, demo_client::DemoClient};
-use crate::support::{Behaviour, TestServer, all_ready, eventually, within};
+use crate::support::{Behaviour, RefusedPort, TestServer, all_ready, eventually, within};
 
 const PREFIX: &str = "services/cart/";
 
@@ -297,4 +297,103 @@ async fn a_registration_outlives_its_ttl_and_the_loss_of_its_lease() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn what_happened_at_once_is_one_state_however_large() {
+    let Some(etcd) = etcd_server::Etcd::start() else {
+        return;
+    };
+    let mut updates = updates(&etcd);
+    state("there is nothing", &mut updates, &[]).await;
+    // Nobody reads, so the watch begins behind all of these. etcd cuts what it sends at 1.5 MiB, after which the
+    // message is not whole, and sends up to 1000 revisions at once.
+    let pad = "x".repeat(8_000);
+    let puts = (1..=600).map(|n| {
+        let value = format!(r#"{{"Addr":"a:{n}","Metadata":{{"pad":"{pad}"}}}}"#);
+        let (etcd, key) = (&etcd, key(&n.to_string()));
+        async move { etcd.put(&key, &value).await }
+    });
+    futures::stream::iter(puts)
+        .buffer_unordered(50)
+        .collect::<()>()
+        .await;
+    let all = next("all of them", &mut updates).await.unwrap();
+    assert_eq!(all.endpoints().len(), 600, "the parts are one state");
+    etcd.delete(&key("1")).await;
+    let rest = next("it is watched", &mut updates).await.unwrap();
+    assert_eq!(rest.endpoints().len(), 599);
+}
+
+#[tokio::test]
+async fn a_user_is_let_in_and_a_member_that_is_down_is_passed_over() {
+    let Some(etcd) = etcd_server::Etcd::start() else {
+        return;
+    };
+    etcd.put(&key("a"), &value("a:1")).await;
+    etcd.require_root("secret").await;
+    let dead = RefusedPort::reserve();
+    let source = |password: &str| {
+        Etcd::prefix([dead.addr().to_string(), etcd.address()], PREFIX)
+            .with_backoff(soon())
+            .with_user("root", password)
+            .updates()
+            .unwrap()
+    };
+    let told = error("a wrong password", &mut source("wrong")).await;
+    assert!(
+        told.contains("authentication failed"),
+        "etcd's word: {told}"
+    );
+    assert!(
+        !told.contains("wrong"),
+        "passwords stay out of errors: {told}"
+    );
+    let told = error("no user", &mut updates(&etcd)).await;
+    assert!(told.contains("user name is empty"), "etcd's word: {told}");
+    let mut updates = source("secret");
+    state("what is there", &mut updates, &["a:1"]).await;
+    let registration = Register::new([etcd.address()], key("b"), "b:1")
+        .with_user("root", "secret")
+        .start()
+        .unwrap();
+    state("a server with a user", &mut updates, &["a:1", "b:1"]).await;
+    within("it is taken back", registration.deregister())
+        .await
+        .unwrap();
+    state("it is gone", &mut updates, &["a:1"]).await;
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn tls_is_spoken_where_it_is_set() {
+    use evenkeel::grpc::Tls;
+
+    use crate::support::TestCa;
+
+    let ca = TestCa::new();
+    let identity = ca.server_identity(&["127.0.0.1"]);
+    let Some(etcd) = etcd_server::Etcd::start_secure(&identity.certificate, &identity.key) else {
+        return;
+    };
+    let source = |tls: Tls| {
+        Etcd::prefix([etcd.secure_address()], PREFIX)
+            .with_backoff(soon())
+            .with_tls(tls)
+            .updates()
+            .unwrap()
+    };
+    let trusting = Tls::new().ca_certificate(ca.pem());
+    let mut updates = source(trusting.clone());
+    state("nothing is there", &mut updates, &[]).await;
+    let registration = Register::new([etcd.secure_address()], key("a"), "a:1")
+        .with_tls(trusting)
+        .start()
+        .unwrap();
+    state("a server registers", &mut updates, &["a:1"]).await;
+    drop(registration);
+    state("it is gone", &mut updates, &[]).await;
+    let stranger = Tls::new().ca_certificate(TestCa::new().pem());
+    let told = error("nobody it trusts", &mut source(stranger)).await;
+    assert!(told.contains("certificate"), "the cause is told: {told}");
 }

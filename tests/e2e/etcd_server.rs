@@ -20,12 +20,23 @@ pub struct Etcd {
     folder: PathBuf,
     client: SocketAddr,
     peer: SocketAddr,
+    /// Where it speaks TLS to clients, if it does.
+    secure: Option<SocketAddr>,
     server: Option<Child>,
 }
 
 impl Etcd {
     /// Starts it. `None`, with a line that says so, where etcd is not installed.
     pub fn start() -> Option<Self> {
+        Self::start_with(None)
+    }
+
+    /// Starts it with a second address for clients, where it speaks TLS by this certificate and key, in PEM.
+    pub fn start_secure(certificate: &str, key: &str) -> Option<Self> {
+        Self::start_with(Some((certificate, key)))
+    }
+
+    fn start_with(identity: Option<(&str, &str)>) -> Option<Self> {
         if Command::new("etcd").arg("--version").output().is_err() {
             // The gate sets this, so that there nothing is skipped.
             assert!(
@@ -40,16 +51,23 @@ impl Etcd {
         let name = format!("evenkeel-etcd-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&folder).unwrap();
+        if let Some((certificate, key)) = identity {
+            std::fs::write(folder.join("certificate"), certificate).unwrap();
+            std::fs::write(folder.join("key"), key).unwrap();
+        }
         let nowhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let mut etcd = Self {
             folder,
             client: nowhere,
             peer: nowhere,
+            secure: None,
             server: None,
         };
         // Between the choice of the ports and etcd's taking them somebody else may have them.
         for _ in 0..10 {
-            (etcd.client, etcd.peer) = free();
+            let [client, peer, secure] = free();
+            (etcd.client, etcd.peer) = (client, peer);
+            etcd.secure = identity.map(|_| secure);
             if etcd.run() {
                 return Some(etcd);
             }
@@ -61,6 +79,11 @@ impl Etcd {
     /// Where it listens for clients, as `host:port`.
     pub fn address(&self) -> String {
         self.client.to_string()
+    }
+
+    /// Where it speaks TLS.
+    pub fn secure_address(&self) -> String {
+        self.secure.expect("it speaks TLS").to_string()
     }
 
     /// Makes it gone, as by a crash.
@@ -84,13 +107,22 @@ impl Etcd {
 
     fn run(&mut self) -> bool {
         self.kill();
-        let (client, peer) = (self.client, self.peer);
+        let peer = self.peer;
+        let mut clients = format!("http://{}", self.client);
+        let mut tls = Vec::new();
+        if let Some(secure) = self.secure {
+            clients.push_str(&format!(",https://{secure}"));
+            for (flag, file) in [("--cert-file", "certificate"), ("--key-file", "key")] {
+                tls.extend([flag.into(), self.folder.join(file)]);
+            }
+        }
         let log = std::fs::File::create(self.folder.join("log")).unwrap();
         let server = Command::new("etcd")
             .arg("--data-dir")
             .arg(self.folder.join("data"))
-            .args(["--listen-client-urls", &format!("http://{client}")])
-            .args(["--advertise-client-urls", &format!("http://{client}")])
+            .args(["--listen-client-urls", &clients])
+            .args(["--advertise-client-urls", &clients])
+            .args(tls)
             .args(["--listen-peer-urls", &format!("http://{peer}")])
             .args(["--initial-advertise-peer-urls", &format!("http://{peer}")])
             .args(["--initial-cluster", &format!("default=http://{peer}")])
@@ -203,6 +235,21 @@ impl Etcd {
             .await;
     }
 
+    /// Lets in nobody from now on but the user `root`.
+    pub async fn require_root(&self, password: &str) {
+        let two = |one: &str, two: &str| Two {
+            one: one.into(),
+            two: two.into(),
+        };
+        for (path, request) in [
+            ("/etcdserverpb.Auth/UserAdd", two("root", password)),
+            ("/etcdserverpb.Auth/UserGrantRole", two("root", "root")),
+            ("/etcdserverpb.Auth/AuthEnable", two("", "")),
+        ] {
+            self.ask::<_, Nothing>(path, request).await;
+        }
+    }
+
     async fn ask<Req, Res>(&self, path: &'static str, request: Req) -> Res
     where
         Req: Message + 'static,
@@ -228,11 +275,10 @@ impl Drop for Etcd {
     }
 }
 
-/// Two addresses that are free.
-fn free() -> (SocketAddr, SocketAddr) {
-    let listeners = [(); 2].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
-    let [client, peer] = listeners.map(|listener| listener.local_addr().unwrap());
-    (client, peer)
+/// Addresses that are free.
+fn free() -> [SocketAddr; 3] {
+    let listeners = [(); 3].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap())
 }
 
 // What the tests say to etcd, by the numbers of its protocol.
@@ -244,6 +290,14 @@ struct Nothing {}
 struct Number {
     #[prost(int64, tag = "1")]
     number: i64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Two {
+    #[prost(string, tag = "1")]
+    one: String,
+    #[prost(string, tag = "2")]
+    two: String,
 }
 
 #[derive(Clone, PartialEq, Message)]
