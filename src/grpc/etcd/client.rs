@@ -200,14 +200,14 @@ impl Client {
         client.put(request).await.map(drop)
     }
 
-    /// Has a lease live on, each time that `beats` says so.
+    /// Has a lease live on, each time that `beats` says so. The caller bounds the wait.
     pub(super) async fn keep_alive(
         &self,
         beats: impl Stream<Item = LeaseKeepAliveRequest> + Send + 'static,
     ) -> Result<Streaming<LeaseKeepAliveResponse>, Status> {
         let request = self.request(beats).await?;
         let mut client = LeaseClient::new(self.channel.clone());
-        let answers = in_time(client.lease_keep_alive(request)).await;
+        let answers = client.lease_keep_alive(request).await;
         answers.map(Response::into_inner)
     }
 

@@ -21,6 +21,12 @@
 //! Numbers may be texts of digits. A `Metadata` that is no object says nothing, nor do other fields, such as the `Op` of
 //! old values. The case of `Addr` and `Metadata` does not matter.
 //!
+//! # Targets
+//! `etcd://host:port,host2:port/services/cart` is [`Etcd::prefix`] of these endpoints and `services/cart/`: as with
+//! etcd's own naming the keys are below the name. Without an authority, `etcd:///services/cart`, the endpoints are
+//! those of the environment's `ETCDCTL_ENDPOINTS`, else 127.0.0.1:2379, as for etcd's `etcdctl`. A key that begins
+//! with a slash has it twice: `etcd:////services/cart`. Users and TLS are set by [`Etcd`] alone.
+//!
 //! - `client`: what is asked of etcd;
 //! - `value`: from a value to an endpoint and back;
 //! - `state`: the keys, added up;
@@ -210,9 +216,12 @@ mod tests {
             let error = etcd.updates().expect_err(field);
             assert_eq!(error.field(), Some(field), "{error}");
         }
+        let of = |target: &str| of_target(&target.parse().unwrap());
+        for target in ["etcd://a:1/b", "etcd:b", "etcd:////b/"] {
+            assert!(of(target).is_ok(), "{target}");
+        }
         for target in ["etcd:///", "etcd://a:1", "etcd:///a?b", "etcd://a b/c"] {
-            let read = target.parse().unwrap();
-            let Err(error) = of_target(&read) else {
+            let Err(error) = of(target) else {
                 panic!("{target} was taken");
             };
             assert_eq!(error.field(), Some("target"), "{target}: {error}");

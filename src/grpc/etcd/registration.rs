@@ -267,10 +267,13 @@ impl Keeper {
             clock.tick().await;
             Some((LeaseKeepAliveRequest { id }, clock))
         });
-        let mut answers = self.client.keep_alive(beats).await?;
+        // One answer late, and the rest of the time is for another of etcd's members.
+        let patience = ttl * 2 / 3;
+        let silent = |_| Status::deadline_exceeded("etcd says nothing of the lease");
+        let answers = timeout(patience, self.client.keep_alive(beats)).await;
+        let mut answers = answers.map_err(silent)??;
         loop {
-            let answer = timeout(ttl, answers.message()).await;
-            let silent = |_| Status::deadline_exceeded("etcd says nothing of the lease");
+            let answer = timeout(patience, answers.message()).await;
             match answer.map_err(silent)?? {
                 None => return Err(Status::unavailable("the stream ended")),
                 Some(answer) if answer.ttl <= 0 => return Ok(()),
