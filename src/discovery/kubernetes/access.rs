@@ -9,13 +9,15 @@ use kube::client::Body;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::core::response::{Status, StatusDetails};
 use kube::{Client, Config};
-use tokio::sync::{Mutex, Notify};
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Notify, Semaphore, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
 use tower::service_fn;
 
 use super::error::KubernetesError;
-use crate::error::{BoxError, describe};
+use super::words::words;
+use crate::error::BoxError;
 use crate::math::{Backoff, Rng};
 
 /// Whom to ask.
@@ -39,25 +41,61 @@ impl fmt::Debug for Access {
 }
 
 impl Access {
-    /// Reads files; connects nowhere yet.
-    pub(super) async fn client(&self, context: Option<&str>) -> Result<Client, KubernetesError> {
+    /// Makes a client anew: files are read, and a program is run if the user signs in by one. It connects nowhere yet.
+    ///
+    /// That is done by a thread of its own, which holds a permit of `makers`: neither can be stopped, and the threads
+    /// that a runtime keeps for such work are waited for when it ends.
+    pub(super) async fn client(
+        &self,
+        context: Option<&str>,
+        limit: Duration,
+        makers: &Arc<Semaphore>,
+    ) -> Result<Client, KubernetesError> {
+        if let Self::Client(client) = self {
+            return Ok(client.clone());
+        }
+        let refused = |why: String| KubernetesError::Access { source: why.into() };
+        let late = || {
+            let why = "its files were not read, or the program that signs in has not ended";
+            refused(format!("{why}, within {limit:?}"))
+        };
+        let permit = makers.clone().try_acquire_owned().map_err(|_| late())?;
         let options = KubeConfigOptions {
             context: context.map(str::to_owned),
             ..KubeConfigOptions::default()
         };
-        let refused = |error: &(dyn std::error::Error + 'static)| KubernetesError::Access {
-            source: describe(error).into(),
+        let (access, runtime) = (self.clone(), Handle::current());
+        let (sender, receiver) = oneshot::channel();
+        let make = move || {
+            // kube has a task for a client.
+            let made = runtime.block_on(access.make(&options));
+            drop(permit);
+            // Nobody waits for it any more.
+            let _ = sender.send(made);
         };
+        let thread = std::thread::Builder::new().name("evenkeel-kube".into());
+        let started = thread.spawn(make);
+        started.map_err(|error| refused(format!("no thread to read it: {error}")))?;
+        let made = timeout(limit, receiver).await.map_err(|_| late())?;
+        let made = made.map_err(|_| refused("its reader panicked".into()))?;
+        made.map_err(refused)
+    }
+
+    async fn make(self, options: &KubeConfigOptions) -> Result<Client, String> {
         let mut config = match self {
-            Self::Client(client) => return Ok(client.clone()),
-            Self::Infer if context.is_none() => Config::infer().await.map_err(|e| refused(&e))?,
-            Self::Infer => Config::from_kubeconfig(&options)
-                .await
-                .map_err(|e| refused(&e))?,
+            Self::Client(client) => return Ok(client),
+            Self::Infer if options.context.is_none() => {
+                Config::infer().await.map_err(|error| words(&error))?
+            }
+            Self::Infer => {
+                let config = Config::from_kubeconfig(options).await;
+                config.map_err(|error| words(&error))?
+            }
             Self::Kubeconfig(path) => {
-                let read = Kubeconfig::read_from(path).map_err(|e| refused(&e))?;
-                let config = Config::from_custom_kubeconfig(read, &options).await;
-                config.map_err(|e| refused(&e))?
+                let of_path = |error| format!("{}: {}", path.display(), words(&error));
+                let read = Kubeconfig::read_from(&path).map_err(of_path)?;
+                let config = Config::from_custom_kubeconfig(read, options).await;
+                config.map_err(of_path)?
             }
         };
         // kube's own retries sleep for minutes with nobody told; a refusal is told and tried again here.
@@ -66,7 +104,14 @@ impl Access {
         if CryptoProvider::get_default().is_none() {
             let _ = ring::default_provider().install_default();
         }
-        Client::try_from(config).map_err(|error| refused(&error))
+        let exec = config.auth_info.exec.as_ref();
+        let program = exec.and_then(|exec| exec.command.clone());
+        Client::try_from(config).map_err(|error| match program {
+            Some(program) if matches!(error, kube::Error::Auth(_)) => {
+                format!("{program:?}: {}", words(&error))
+            }
+            _ => words(&error),
+        })
     }
 }
 

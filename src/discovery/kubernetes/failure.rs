@@ -6,7 +6,7 @@ use kube::core::response::Status;
 use kube::runtime::watcher;
 
 use super::error::KubernetesError;
-use crate::error::describe;
+use super::words::words;
 
 /// Something went wrong on the way to the slices.
 #[derive(Debug)]
@@ -70,7 +70,7 @@ impl Failure {
                 ..Self::told_anew(KubernetesError::Request {
                     verb,
                     code: None,
-                    message: describe(&error),
+                    message: words(&error),
                 })
             };
         };

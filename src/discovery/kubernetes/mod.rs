@@ -4,6 +4,7 @@
 //! - `slice`: one EndpointSlice, read and checked;
 //! - `merge`: from the slices of a service to its endpoints;
 //! - `failure`: what the watcher's errors mean for what comes next;
+//! - `words`: what may be said of kube's errors;
 //! - `source`: the stream of states.
 
 mod access;
@@ -12,6 +13,7 @@ mod failure;
 mod merge;
 mod slice;
 mod source;
+mod words;
 
 pub use error::KubernetesError;
 pub use source::KubernetesUpdates;
@@ -68,7 +70,8 @@ use source::Settings;
 /// needs a Role with the verbs `get`, `list` and `watch` on `endpointslices` of the group `discovery.k8s.io`:
 /// `examples/kubernetes` has one. TLS is rustls with the process's default provider, which is set to ring where there
 /// is none. Users of a kubeconfig may sign in by a certificate, a token or a program (`exec`); other providers and proxies
-/// take a client of one's own. Each source has a watch of its own, so clones of one channel are better than several
+/// take a client of one's own. What a kubeconfig holds, and what such a program is given and prints, is not in the
+/// errors. Each source has a watch of its own, so clones of one channel are better than several
 /// channels to one service.
 ///
 /// | setting | default | source |
@@ -174,7 +177,8 @@ impl Kubernetes {
         self
     }
 
-    /// How long the API server may take to begin an answer, and for each part of a list. Default 60 s.
+    /// How long the API server may take to begin an answer, and for each part of a list; and how long it may take to
+    /// read a kubeconfig and to sign in by a program. Default 60 s.
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
         self.settings.timeout = timeout;
         self

@@ -12,6 +12,7 @@ use futures_util::{FutureExt, StreamExt, stream};
 use kube::Api;
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind};
 use kube::runtime::watcher::{self, Event, watcher};
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::access::{Access, Guard};
@@ -23,6 +24,10 @@ use crate::discovery::{BoxDiscovery, Update};
 use crate::endpoint::{Authority, Endpoint};
 use crate::error::BoxError;
 use crate::math::{Backoff, Rng};
+
+/// How many threads may make a client. One may wait for ever, for a program that does not end: what was mended meanwhile
+/// is read beside it.
+const MAX_MAKERS: usize = 2;
 
 /// How many events are taken in before a state is told. A resync of a large service is one state all the same: the
 /// list counts as a whole.
@@ -121,6 +126,7 @@ impl Slices {
 pub(super) struct Source {
     settings: Settings,
     guard: Arc<Guard>,
+    makers: Arc<Semaphore>,
     rng: Rng,
     place: Option<Place>,
     /// Where the events come from, unless that has to begin anew.
@@ -149,6 +155,7 @@ impl Source {
         let guard = Guard::new(settings.timeout, settings.backoff, rng);
         Self {
             guard: Arc::new(guard),
+            makers: Arc::new(Semaphore::new(MAX_MAKERS)),
             rng: Rng::stream(seed, 0),
             settings,
             place: None,
@@ -242,10 +249,12 @@ impl Source {
             namespace,
             service,
             port,
+            timeout,
             watch_timeout,
             ..
         } = &self.settings;
-        let client = access.client(context.as_deref()).await;
+        let client = access.client(context.as_deref(), *timeout, &self.makers);
+        let client = client.await;
         let client = client.map_err(Failure::told_anew)?;
         let place = match &self.place {
             Some(place) => place,

@@ -1,5 +1,7 @@
-//! What it makes of slices; `settings` has what can be set, `delays` when it is asked again, `random` any slices at all.
+//! What it makes of slices; `access` has the way to a cluster, `settings` what can be set, `delays` when it is asked
+//! again, `random` any slices at all.
 
+mod access;
 mod delays;
 mod random;
 mod settings;
