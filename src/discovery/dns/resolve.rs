@@ -58,6 +58,8 @@ pub(super) struct Round {
     pub(super) ttl: Duration,
     /// Some address is of this round.
     fresh: bool,
+    /// The name has records of services.
+    named: bool,
     /// The first question that had no answer.
     pub(super) unanswered: Option<BoxError>,
 }
@@ -78,6 +80,7 @@ impl Question {
             found: BTreeMap::new(),
             ttl: Duration::MAX,
             fresh: false,
+            named: false,
             unanswered: None,
         };
         for name in dns.candidates(self.name())? {
@@ -97,6 +100,10 @@ impl Question {
             // Last addresses alone are no state, and the next domain might know the name of another service.
             if let Some(error) = round.unanswered.take() {
                 return Err(error);
+            }
+            // It knows this one, though nobody is there.
+            if round.named {
+                break;
             }
         }
         Ok(round)
@@ -174,6 +181,7 @@ impl Round {
         name: Name,
     ) -> Result<(), BoxError> {
         let answer = dns.ask(name, RecordType::SRV).await?;
+        self.named = answer.records.iter().any(|it| matches!(it, RData::SRV(_)));
         let services = answer.records.iter().filter_map(|record| match record {
             // The root for a name says that there is no such service; nobody listens at port 0.
             RData::SRV(srv) if !srv.target.is_root() && srv.port != 0 => Some(srv),

@@ -394,6 +394,29 @@ async fn an_error_is_no_reason_to_take_the_next_domain() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_service_whose_hosts_have_no_address_is_no_reason_to_take_the_next_domain() {
+    let dns = Fake {
+        search: vec!["one".into(), "two".into()],
+        ..Fake::default()
+    };
+    let one = "_grpc._tcp.a.one.";
+    dns.says("x.example.", RecordType::A, records(60, [v4(2)]));
+    let two = records(60, [srv(0, 0, 2, "x.example.")]);
+    dns.says("_grpc._tcp.a.two.", RecordType::SRV, two);
+    let mut updates = dns.updates(Dns::srv("_grpc._tcp.a").unwrap());
+    for nobody in [srv(0, 0, 1, "nobody.example."), srv(0, 0, 0, ".")] {
+        dns.says(one, RecordType::SRV, records(60, [nobody]));
+        assert!(
+            word(&mut updates).await.is_err(),
+            "that of the other domain may be another service"
+        );
+    }
+    dns.says(one, RecordType::SRV, records(60, []));
+    let found = state(&mut updates).await;
+    assert_eq!(ids(&found), ["x.example:2"], "the first has none");
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_asked_before_it_is_read_nor_after_it_is_dropped() {
     let dns = Fake::default();
     dns.says("a.example.", RecordType::A, records(5, [v4(1)]));
