@@ -23,6 +23,9 @@ pub(super) struct Failure {
 pub(super) enum After {
     /// With the watch, from the last event.
     Watch,
+    /// With the watch, if the API server could be asked before this; else as [`List`](Self::List), since its address or
+    /// what it trusts may be others by now.
+    Reach,
     /// With a list, by a client made anew: events may be lost, or the credentials old.
     List,
 }
@@ -65,6 +68,10 @@ impl Failure {
             }
         };
         let kube::Error::Api(status) = error else {
+            let after = match after {
+                After::Watch => After::Reach,
+                _ => after,
+            };
             return Self {
                 after,
                 ..Self::told_anew(KubernetesError::Request {

@@ -59,7 +59,8 @@ use source::Settings;
 /// # What goes wrong
 /// An error is told once, as a [`KubernetesError`], and the last good state stands until the API server can be
 /// asked again: it is with backoff, and after a `Retry-After` of up to 5 min. A watch that breaks goes on from its last
-/// event; where the server does not know that any more (410), or said what cannot be read, everything is listed anew.
+/// event; where the server does not know that any more (410), said what cannot be read, or could not be reached twice,
+/// everything is listed anew, by a client made anew.
 /// Neither the first nor a 410 is told. A slice that says what cannot be keeps its last good reading. A line of a
 /// watch that is cut in the middle is passed over by kube without a word, in the belief that the connection has
 /// ended there.

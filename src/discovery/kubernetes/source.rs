@@ -320,7 +320,12 @@ impl Source {
         let due = now + backoff.max(asked);
         self.last_failure = Some(due);
         self.due = Some(due);
-        if failure.after == After::List {
+        let anew = match failure.after {
+            After::Watch => false,
+            After::Reach => self.down,
+            After::List => true,
+        };
+        if anew {
             self.events = None;
         }
         match failure.error {

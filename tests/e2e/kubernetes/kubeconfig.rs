@@ -12,8 +12,8 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::api_server::ApiServer;
-use super::{error, slice, soon, state};
-use crate::support::TestCa;
+use super::{error, slice, soon, state, watched, word};
+use crate::support::{TestCa, within};
 
 #[tokio::test]
 async fn a_kubeconfig_says_whom_to_trust_and_who_one_is() {
@@ -42,7 +42,7 @@ async fn a_kubeconfig_says_whom_to_trust_and_who_one_is() {
             {"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "there"}},
         ],
     });
-    let folder = tempfile();
+    let folder = tempfile("trust");
     let path = folder.0.join("config");
     std::fs::write(&path, text.to_string()).unwrap();
     for (context, namespace) in [(None, "here"), (Some("there"), "there")] {
@@ -73,11 +73,56 @@ async fn a_kubeconfig_says_whom_to_trust_and_who_one_is() {
     assert!(told.to_string().contains("missing"), "{told}");
 }
 
+#[tokio::test]
+async fn a_server_that_has_moved_is_found_by_the_kubeconfig() {
+    let (before, after) = (ApiServer::start().await, ApiServer::start().await);
+    before.put(slice("a", &[1]));
+    after.put(slice("a", &[2]));
+    let folder = tempfile("moved");
+    let path = folder.0.join("config");
+    let write = |api: &ApiServer| {
+        // No certificate of the system's is needed: the bundle is an empty line.
+        let cluster = json!({
+            "server": format!("http://{}", api.address()), "certificate-authority-data": "Cg==",
+        });
+        let text = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "x",
+            "clusters": [{"name": "c", "cluster": cluster}],
+            "users": [{"name": "u", "user": {"token": "s3cret"}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        });
+        std::fs::write(&path, text.to_string()).unwrap();
+    };
+    write(&before);
+    let mut updates = Kubernetes::service("prod", "greeter")
+        .unwrap()
+        .with_kubeconfig(&path)
+        .with_backoff(soon())
+        .updates()
+        .unwrap();
+    state("where it is", &mut updates).await;
+    watched(&mut updates, &before).await;
+    write(&after);
+    drop(before);
+    let mut told = 0;
+    let moved = within("where it is now", async {
+        loop {
+            match word("it goes on", &mut updates).await {
+                Ok(update) => return update.into_endpoints(),
+                Err(_) => told += 1,
+            }
+        }
+    });
+    let moved = moved.await;
+    assert_eq!(moved[0].id().as_str(), "uid-2:50051");
+    assert!(told >= 1, "that it was gone is told");
+}
+
 /// A folder that goes with this.
 struct Folder(std::path::PathBuf);
 
-fn tempfile() -> Folder {
-    let name = format!("evenkeel-kubeconfig-{}", std::process::id());
+fn tempfile(name: &str) -> Folder {
+    let name = format!("evenkeel-kubeconfig-{name}-{}", std::process::id());
     let folder = std::env::temp_dir().join(name);
     std::fs::create_dir_all(&folder).unwrap();
     Folder(folder)

@@ -102,6 +102,9 @@ fn other_refusals_are_told_by_their_kind() {
     assert_eq!(failure.after, After::List, "by new credentials");
     let failure = Failure::read(start(503), "prod");
     assert_eq!(failure.after, After::Watch, "no event is lost by it");
+    let unreached = kube::Error::Service("no way".into());
+    let failure = Failure::read(watcher::Error::WatchStartFailed(unreached), "prod");
+    assert_eq!(failure.after, After::Reach, "once more, if it is the first");
     let failure = Failure::read(watcher::Error::NoResourceVersion, "prod");
     let text = failure.error.expect("it is told").to_string();
     assert!(text.contains("metadata.resourceVersion"), "{text}");
