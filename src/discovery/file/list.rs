@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Unexpected, Visitor};
 
+use super::nesting;
 use crate::endpoint::{Endpoint, Locality};
 use crate::policy::EndpointHashKey;
 
@@ -16,6 +17,16 @@ use crate::policy::EndpointHashKey;
 pub(super) enum Format {
     Json,
     Yaml,
+}
+
+impl Format {
+    /// How large a file may be. The parser of YAML takes much longer for a byte than that of JSON.
+    pub(super) fn most_mib(self) -> u64 {
+        match self {
+            Self::Json => 64,
+            Self::Yaml => 4,
+        }
+    }
 }
 
 /// A mistake may quote a file that is all one word.
@@ -63,6 +74,7 @@ fn json(text: &str) -> Result<Vec<Row>, String> {
 }
 
 fn yaml(text: &str) -> Result<Vec<Row>, String> {
+    nesting::check(text)?;
     let List(rows) = serde_norway::from_str(text).map_err(|error| {
         let mistake = error.to_string();
         // Its paths begin with the dot of a root.

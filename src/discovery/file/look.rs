@@ -13,9 +13,6 @@ use super::list::{Format, decode};
 use crate::endpoint::Endpoint;
 use crate::error::BoxError;
 
-/// How large a file may be.
-const MOST_MIB: u64 = 64;
-
 /// What a text is known again by: its length and a hash of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Print(usize, u64);
@@ -63,7 +60,7 @@ impl Look for OnDisk {
         let (path, format) = (self.path.clone(), self.format);
         let (sender, receiver) = oneshot::channel();
         let look = move || {
-            let seen = read(&path).map(|text| Seen::of(&text, format, wanted));
+            let seen = read(&path, format.most_mib()).map(|text| Seen::of(&text, format, wanted));
             // Nobody waits for it any more.
             let _ = sender.send(seen);
         };
@@ -76,8 +73,8 @@ impl Look for OnDisk {
     }
 }
 
-/// Reads all of a regular file.
-fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
+/// Reads all of a regular file, if it is not larger than this.
+fn read(path: &Path, most_mib: u64) -> Result<Vec<u8>, BoxError> {
     // To open something else may do something, such as to wake who waits at the other end of a pipe.
     is_regular(&std::fs::metadata(path)?)?;
     let mut options = OpenOptions::new();
@@ -93,13 +90,13 @@ fn read(path: &Path) -> Result<Vec<u8>, BoxError> {
     let file = options.open(path)?;
     let metadata = file.metadata()?;
     is_regular(&metadata)?;
-    let most = MOST_MIB << 20;
+    let most = most_mib << 20;
     let length = usize::try_from(metadata.len().min(most))?;
     let mut text = Vec::with_capacity(length);
     // One more byte tells a file that is larger, or grows meanwhile.
     file.take(most + 1).read_to_end(&mut text)?;
     if text.len() as u64 > most {
-        return Err(format!("is larger than {MOST_MIB} MiB").into());
+        return Err(format!("is larger than {most_mib} MiB").into());
     }
     Ok(text)
 }

@@ -6,11 +6,13 @@
 //! that.
 //!
 //! - `list`: from a text to endpoints;
+//! - `nesting`: how deep a YAML is, before it is parsed;
 //! - `look`: from a path to a text, by a thread of its own;
 //! - `updates`: when to look, and what is told of it.
 
 mod list;
 mod look;
+mod nesting;
 mod updates;
 
 pub use updates::FileUpdates;
@@ -53,8 +55,10 @@ use look::OnDisk;
 /// was cut between two entries is a list, too.
 ///
 /// A path that is relative begins at the working directory of the process, at each look. What is no regular file is
-/// refused, and so is one over 64 MiB. A file system that does not answer keeps a thread waiting, and nothing else: the
-/// last good state stands, after 10 s the report says why, and the end of the balancer or of its runtime does not wait.
+/// refused, and so is one over 64 MiB, or over 4 MiB or 128 brackets within each other in YAML, whose parser is slow. A
+/// file system that does not answer keeps two threads waiting at most, and nothing else: the last good state stands,
+/// after 10 s the report says why and the file is looked at once more, in case it can be read by now, and the end of the
+/// balancer or of its runtime does not wait.
 ///
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]

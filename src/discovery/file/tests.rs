@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Mutex;
 
 use futures_util::StreamExt;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, advance, sleep, timeout};
 
 use super::look::{Look, Print, Seen};
@@ -23,6 +23,8 @@ struct Fake {
     says: watch::Sender<Says>,
     /// What the next looks see, before what it says.
     ahead: Arc<Mutex<VecDeque<String>>>,
+    /// What the next look waits for and sees.
+    hangs: Arc<Mutex<Option<oneshot::Receiver<String>>>>,
     looks: Arc<Mutex<Vec<Instant>>>,
 }
 
@@ -39,6 +41,7 @@ impl Fake {
         Self {
             says: watch::Sender::new(Says::Text(text.into())),
             ahead: Arc::default(),
+            hangs: Arc::default(),
             looks: Arc::default(),
         }
     }
@@ -63,8 +66,12 @@ impl Look for Fake {
     ) -> impl Future<Output = Result<Seen, BoxError>> + Send + 'static {
         self.looks.lock().unwrap().push(Instant::now());
         let ahead = self.ahead.lock().unwrap().pop_front();
+        let hangs = self.hangs.lock().unwrap().take();
         let mut says = self.says.subscribe();
         async move {
+            if let Some(hangs) = hangs {
+                return Ok(Seen::of(hangs.await?.as_bytes(), Format::Yaml, wanted));
+            }
             let text = match ahead {
                 Some(text) => text,
                 None => match says
@@ -276,7 +283,7 @@ async fn a_text_that_grows_counts_when_it_has_stopped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_look_that_takes_for_ever_is_told_and_is_the_only_one() {
+async fn a_look_that_takes_for_ever_is_told_and_one_more_is_made_beside_it() {
     let file = Fake::new("[a]");
     let mut updates = file.updates(true);
     let first = state(&mut updates).await;
@@ -285,7 +292,7 @@ async fn a_look_that_takes_for_ever_is_told_and_is_the_only_one() {
     let error = word(&mut updates).await.expect_err("it hangs");
     assert_eq!(error, "list: was not read within 10s");
     silent(&mut updates, 3600 * S).await;
-    assert_eq!(file.looks(), looks + 1, "no second look beside it");
+    assert_eq!(file.looks(), looks + 2, "no third look beside them");
     file.says("[a]");
     let again = state(&mut updates).await;
     assert!(again[0].ptr_eq(&first[0]), "the end of the error is told");
@@ -293,6 +300,32 @@ async fn a_look_that_takes_for_ever_is_told_and_is_the_only_one() {
     word(&mut updates).await.expect_err("it hangs again");
     drop(updates);
     assert_eq!(file.says.receiver_count(), 0, "the drop does not wait");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_mended_is_read_while_a_look_hangs_which_then_is_too_old() {
+    let file = Fake::new("[a]");
+    let mut updates = file.updates(false);
+    state(&mut updates).await;
+    let (end, hangs) = oneshot::channel();
+    *file.hangs.lock().unwrap() = Some(hangs);
+    word(&mut updates).await.expect_err("it hangs");
+    file.says("[b]");
+    let looks = file.looks();
+    assert_eq!(ids(&state(&mut updates).await), ["b"], "by another look");
+    silent(&mut updates, 10 * S).await;
+    assert!(file.looks() > looks + 5, "and so it goes on");
+    end.send("[old]".to_owned()).expect("it hangs until now");
+    silent(&mut updates, 10 * S).await;
+
+    // With nothing newer it counts.
+    let (end, hangs) = oneshot::channel();
+    *file.hangs.lock().unwrap() = Some(hangs);
+    word(&mut updates).await.expect_err("it hangs again");
+    file.says.send_replace(Says::Nothing);
+    silent(&mut updates, 100 * S).await;
+    end.send("[c]".to_owned()).expect("it hangs until now");
+    assert_eq!(ids(&state(&mut updates).await), ["c"], "it took long");
 }
 
 #[tokio::test(start_paused = true)]
@@ -346,4 +379,21 @@ fn targets_are_paths() {
         assert_eq!(error.field(), Some("target"), "{error}");
         assert!(error.to_string().contains(why), "{target}: {error}");
     }
+}
+
+#[tokio::test]
+async fn a_yaml_may_be_smaller_than_a_json() {
+    let name = format!("evenkeel-large-{}", std::process::id());
+    let path = Arc::new(std::env::temp_dir().join(name));
+    let file = std::fs::File::create(&*path).expect("there is a folder for such files");
+    for (format, most_mib) in [(Format::Yaml, 4), (Format::Json, 64)] {
+        // Sparse: it takes no room.
+        file.set_len((most_mib << 20) + 1).expect("it grows");
+        let path = path.clone();
+        let seen = timeout(60 * S, OnDisk { path, format }.look(|_| false)).await;
+        let error = seen.expect("it is looked at").expect_err("one byte more");
+        let says = format!("is larger than {most_mib} MiB");
+        assert_eq!(error.to_string(), says, "{format:?}");
+    }
+    std::fs::remove_file(&*path).expect("it is there");
 }

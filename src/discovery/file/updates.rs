@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::future::pending;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -9,7 +10,7 @@ use std::time::Duration;
 use futures_core::Stream;
 use futures_core::future::BoxFuture;
 use futures_util::stream;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::list::says_the_same;
 use super::look::{Look, Print, Seen};
@@ -62,6 +63,7 @@ impl FileUpdates {
             settles,
             next: None,
             under_way: None,
+            stuck: None,
             candidate: None,
             known: None,
             told: None,
@@ -79,6 +81,26 @@ fn has_settled(candidate: Option<(Print, u32)>, print: Print) -> bool {
     candidate.is_some_and(|(seen, pauses)| seen == print || pauses >= MOST_PAUSES)
 }
 
+/// A look that may never end.
+struct Stuck {
+    look: BoxFuture<'static, Result<Seen, BoxError>>,
+    /// A newer one has ended, so that what it sees is old.
+    stale: bool,
+}
+
+/// What the stuck look sees, unless it is old; else this does not end.
+async fn late(stuck: &mut Option<Stuck>) -> Result<Seen, BoxError> {
+    if let Some(before) = stuck {
+        let seen = (&mut before.look).await;
+        let stale = before.stale;
+        *stuck = None;
+        if !stale {
+            return seen;
+        }
+    }
+    pending().await
+}
+
 struct Source<L> {
     name: String,
     look: L,
@@ -86,8 +108,10 @@ struct Source<L> {
     settles: bool,
     /// When to look; at first at once.
     next: Option<Instant>,
-    /// A look that takes long. There is never a second one beside it.
+    /// The newest look.
     under_way: Option<BoxFuture<'static, Result<Seen, BoxError>>>,
+    /// One before it, which took too long. There is never a third.
+    stuck: Option<Stuck>,
     /// A text that does not count yet, and how many pauses were made for it and those before it.
     candidate: Option<(Print, u32)>,
     /// The last text that counted, and the mistake in it.
@@ -116,17 +140,38 @@ impl<L: Look> Source<L> {
             Some(look) => look,
             None => {
                 if let Some(next) = self.next {
-                    sleep_until(next).await;
+                    tokio::select! {
+                        biased;
+                        seen = late(&mut self.stuck) => return seen,
+                        () = sleep_until(next) => {}
+                    }
                 }
                 Box::pin(self.look.look(self.wanted()))
             }
         };
-        let Ok(seen) = timeout(PATIENCE, &mut look).await else {
-            self.under_way = Some(look);
-            return Err(format!("was not read within {PATIENCE:?}").into());
-        };
-        self.next = Some(Instant::now() + self.interval);
-        seen
+        tokio::select! {
+            biased;
+            seen = &mut look => {
+                if let Some(before) = &mut self.stuck {
+                    before.stale = true;
+                }
+                self.next = Some(Instant::now() + self.interval);
+                seen
+            }
+            seen = late(&mut self.stuck) => {
+                self.under_way = Some(look);
+                seen
+            }
+            () = sleep(PATIENCE) => {
+                if self.stuck.is_some() {
+                    self.under_way = Some(look);
+                } else {
+                    self.stuck = Some(Stuck { look, stale: false });
+                    self.next = Some(Instant::now() + self.interval);
+                }
+                Err(format!("was not read within {PATIENCE:?}").into())
+            }
+        }
     }
 
     /// Which texts are read.

@@ -279,3 +279,14 @@ fn what_would_not_end_is_a_mistake() {
         "a mistake quotes no megabytes, and keeps its place: {mistake}"
     );
 }
+
+#[test]
+fn a_yaml_that_opens_and_opens_is_refused_before_it_is_parsed() {
+    // The parser would take hours for it.
+    let text = "{a: ".repeat(1_000_000);
+    let mistake = decode(&text, Format::Yaml).expect_err("it never ends");
+    assert_eq!(
+        mistake,
+        "more than 128 brackets are open at line 1 column 513"
+    );
+}
