@@ -58,8 +58,8 @@ struct Queue {
     events: Option<ConnectionEvents>,
     /// Attempts in a row that failed, or whose connection did not hold.
     failures: u32,
-    /// When the last further connection came, if no attempt failed since.
-    joined: Option<Instant>,
+    /// The last further connection by its streams, and when it came; if no attempt failed since.
+    joined: Option<(Instant, Arc<Streams>)>,
 }
 
 impl Queue {
@@ -73,7 +73,8 @@ impl Queue {
     fn is_on_trial(&self) -> bool {
         let base = |events: &ConnectionEvents| events.dial_terms().backoff.base();
         let base = self.events.as_ref().map(base).unwrap_or_default();
-        self.joined.is_some_and(|joined| joined.elapsed() < base)
+        let joined = self.joined.as_ref();
+        joined.is_some_and(|(joined, _)| joined.elapsed() < base)
     }
 }
 
@@ -257,7 +258,7 @@ impl Pool {
         if !queue.closed && !connection.takes_calls() {
             self.pause(&mut queue);
         } else if !queue.closed {
-            queue.joined = Some(Instant::now());
+            queue.joined = Some((Instant::now(), connection.streams().clone()));
             if !queue.waiting.is_empty() {
                 connection.streams().count().begin_waiting();
             }
@@ -305,7 +306,10 @@ impl Pool {
             });
         }
         // A server that accepts and hangs up must not be dialled in a tight loop.
-        if gone > 0 && (calm || (queue.is_on_trial() && queue.growing.is_none())) {
+        let joined = queue.joined.as_ref();
+        let is_new =
+            joined.is_some_and(|(_, new)| Arc::ptr_eq(new, streams)) && queue.is_on_trial();
+        if gone > 0 && (calm || (is_new && queue.growing.is_none())) {
             self.pause(&mut queue);
         }
         drop(queue);
