@@ -109,3 +109,7 @@ impl FrameHeaders {
         self.first.is_some_and(|kind| kind != Self::SETTINGS)
     }
 }
+
+#[cfg(test)]
+#[path = "frames_tests.rs"]
+pub(super) mod tests;
